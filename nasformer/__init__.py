@@ -1,0 +1,13 @@
+"""nasformer: finds efficient Transformers by searching one elastic supernet.
+
+`nasformer.load(workdir)` gives a finished search's winner as (apply, params, spec), without any search code.
+"""
+
+__version__ = "0.1.0"
+
+
+def load(workdir, arm: str | None = None, seed: int | None = None):
+  """Loads a trained winner from a work directory; see `nasformer.derive.load`."""
+  from nasformer import derive  # imported on use: `import nasformer` alone costs nothing
+
+  return derive.load(workdir, arm=arm, seed=seed)

@@ -1,0 +1,183 @@
+"""What an attention kind is.
+
+A kind is a frozen dataclass of hyper-parameters with three pure methods:
+
+  `params(sizes)`                           declares its tensors: shapes, elastic axes, initialisers
+  `kind(params, x, source, context, carry)` mixes tokens, from model width to model width
+  `count(sizes, queries, keys, causal)`     says what that costs, exactly
+
+That is the level at which all kinds are alike, whether they own unusual projections (Luna, Mega), pass something up
+through the layers (`carry`: Luna's memory, evolving attention's maps) or are a mere function of q, k and v. For the last,
+`Core` does the projections, and a kind says only `attend`, `core_params` and `core_count`.
+
+Because tensors are declared with the names of their axes, everything that depends on shapes is written once, elsewhere:
+initialisation, slicing, masking, counting, sharding. The rules that a kind must follow so that its masked form equals its
+sliced form: scale by active sizes, apply masks after a feature map that does not keep zero, and mix heads or channels
+only with the dead ones masked (`Context.keep_heads`). Storing each role apart, head by head, lets a narrower network use
+the leading heads of a wider one in their own role.
+"""
+
+import dataclasses
+import math
+from typing import Any, Callable, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from nasformer.ops import masks
+
+Tensors = dict[str, Array]
+
+
+class Count(NamedTuple):
+  """Cost of one piece of network for one example.
+
+  Attributes:
+    params: number of parameters.
+    products: multiply-adds of matrix products and convolutions; FLOPs are twice this.
+    elementwise: multiplications that scale with tokens x width but are no matrix product, counted apart.
+  """
+
+  params: int = 0
+  products: int = 0
+  elementwise: int = 0
+
+  def __add__(self, other: "Count") -> "Count":
+    return Count(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes of one attention layer; `source_dim` is the width of what keys and values are computed from."""
+
+  embed_dim: int
+  num_heads: int
+  head_dim: int
+  source_dim: int | None = None
+
+  @property
+  def key_dim(self) -> int:
+    return self.source_dim or self.embed_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """Declaration of a parameter: axes named "embed", "source", "heads" or "ffn" are elastic, None is not."""
+
+  shape: tuple[int, ...]
+  axes: tuple[str | None, ...]
+  init: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Can:
+  """What a kind is able to do; a space refuses to place it where it cannot work."""
+
+  causal: bool = True
+  cross: bool = True
+
+
+@struct.dataclass
+class Context:
+  """What a layer knows of its surroundings.
+
+  Attributes:
+    query_mask: real queries; None where all are. The output of the others is zero.
+    key_mask: real keys, likewise. To a query that can see no key the attention itself gives exactly zero.
+    keep_heads: living heads, in a masked network; None where all are alive.
+    keep_embed: living channels, likewise.
+    causal: a query sees no later key.
+  """
+
+  query_mask: Bool[Array, "B T"] | None = None
+  key_mask: Bool[Array, "B S"] | None = None
+  keep_heads: Bool[Array, "N"] | None = None
+  keep_embed: Bool[Array, "D"] | None = None
+  causal: bool = struct.field(pytree_node=False, default=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """Base of all attention kinds."""
+
+  can: ClassVar[Can] = Can()
+
+  def params(self, sizes: Sizes) -> dict[str, Tensor]:
+    """The tensors of a layer of these sizes."""
+    raise NotImplementedError
+
+  def __call__(self, params: Tensors, x: Float[Array, "B T D"], source: Float[Array, "B S Dk"], context: Context,
+               carry: Any = None) -> tuple[Float[Array, "B T D"], Any]:
+    """Mixes tokens; returns the output and what travels on to the next layer (`carry` itself where it is not used)."""
+    raise NotImplementedError
+
+  def count(self, sizes: Sizes, queries: int, keys: int, causal: bool = False) -> Count:
+    """Exact cost for one example of so many queries and keys."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Core(Kind):
+  """A kind that is a function of queries, keys and values: this class projects, and adds the heads up again."""
+
+  def core_params(self, sizes: Sizes) -> dict[str, Tensor]:
+    """Tensors beyond the four projections."""
+    return {}
+
+  def attend(self, params: Tensors, q: Float[Array, "B T N H"], k: Float[Array, "B S N H"],
+             v: Float[Array, "B S N E"], context: Context) -> Float[Array, "B T N E"]:
+    """The attention itself, head by head."""
+    raise NotImplementedError
+
+  def core_count(self, sizes: Sizes, queries: int, keys: int, causal: bool) -> Count:
+    """Cost of `attend`, with its own parameters."""
+    raise NotImplementedError
+
+  def params(self, sizes: Sizes) -> dict[str, Tensor]:
+    heads = (sizes.num_heads, sizes.head_dim)
+    inner = math.prod(heads)
+    project = lambda width, axis: Tensor((width, *heads), (axis, "heads", None), xavier(width, inner))
+    bias = Tensor(heads, ("heads", None), jax.nn.initializers.zeros)
+    return {
+        "query": project(sizes.embed_dim, "embed"), "query_bias": bias,
+        "key": project(sizes.key_dim, "embed" if sizes.source_dim is None else "source"), "key_bias": bias,
+        "value": project(sizes.key_dim, "embed" if sizes.source_dim is None else "source"), "value_bias": bias,
+        "out": Tensor((*heads, sizes.embed_dim), ("heads", None, "embed"), xavier(inner, sizes.embed_dim)),
+        "out_bias": Tensor((sizes.embed_dim,), ("embed",), jax.nn.initializers.zeros),
+        **self.core_params(sizes),
+    }
+
+  def __call__(self, params, x, source, context, carry=None):
+    q = project(x, params["query"], params["query_bias"])
+    k = project(source, params["key"], params["key_bias"])
+    v = project(source, params["value"], params["value_bias"])
+    out = self.attend(params, q, k, v, context)
+    if context.keep_heads is not None:
+      out = jnp.where(context.keep_heads[:, None], out, 0)
+    out = jnp.einsum("btnh,nhd->btd", out, params["out"].astype(out.dtype)) + params["out_bias"].astype(out.dtype)
+    if context.query_mask is not None:
+      out = jnp.where(context.query_mask[..., None], out, 0)
+    return masks.zero(out, context.keep_embed), carry
+
+  def count(self, sizes: Sizes, queries: int, keys: int, causal: bool = False) -> Count:
+    inner = sizes.num_heads * sizes.head_dim
+    weights = 2 * sizes.embed_dim * inner + 2 * sizes.key_dim * inner
+    products = 2 * queries * sizes.embed_dim * inner + 2 * keys * sizes.key_dim * inner
+    return Count(weights + 3 * inner + sizes.embed_dim, products) + self.core_count(sizes, queries, keys, causal)
+
+
+def project(x: Float[Array, "B T D"], kernel: Float[Array, "D N H"], bias: Float[Array, "N H"]) -> Float[Array, "B T N H"]:
+  """x W + b for every head, in the type of x."""
+  return jnp.einsum("btd,dnh->btnh", x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+
+
+def xavier(fan_in: int, fan_out: int) -> Callable:
+  """Uniform on ± sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010, eq. 16), for tensors of any rank."""
+  bound = math.sqrt(6 / (fan_in + fan_out))
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init

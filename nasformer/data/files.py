@@ -1,0 +1,77 @@
+"""Finding and unpacking the files of a data directory; whatever is wrong with them becomes one clear sentence."""
+
+import contextlib
+import gzip
+import io
+import pathlib
+import pickle
+import tarfile
+import zipfile
+import zlib
+from typing import Iterator
+
+from nasformer.types import UserError
+
+# What the standard library and NumPy raise on a file that ends too early, was altered, or is something else.
+_DAMAGE = (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, zlib.error,
+           tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
+
+
+def folders(data_dir: pathlib.Path | None, name: str) -> list[pathlib.Path]:
+  """Where the files of a data set are looked for: its own folder in the data directory, then the directory itself.
+
+  Args:
+    data_dir: the data directory; None where the user gave none.
+    name: of the data set.
+
+  Raises:
+    UserError: there is no data directory.
+  """
+  if data_dir is None:
+    raise UserError(f"{name} is read from files: name the directory that holds them (or a folder {name} with them) by "
+                    "--data_dir or the variable NASFORMER_DATA")
+  if not data_dir.is_dir():
+    raise UserError(f"--data_dir (or NASFORMER_DATA) is {str(data_dir)!r}, which is no directory: name the one that "
+                    f"holds the files of {name}, or a folder {name} with them")
+  return [folder for folder in (data_dir / name, data_dir) if folder.is_dir()]
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+  """Turns what libraries raise on a damaged file into a `UserError` that names it.
+
+  Args:
+    path: the file that is read in this context.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except _DAMAGE as error:
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    raise UserError(f"{path} cannot be read ({reason}): it is missing, cut short or damaged, fetch it again") from error
+
+
+def content(path: pathlib.Path) -> bytes:
+  """The bytes of a file, unpacked if its name ends in .gz."""
+  with reading(path):
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if path.suffix == ".gz" else raw
+
+
+def members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+  """Name and bytes of every file in a folder or a .tar.gz archive, in the order of the archive.
+
+  Args:
+    path: the folder or the archive. Nothing is unpacked to disk.
+  """
+  if path.is_dir():
+    for file in sorted(path.iterdir()):
+      if file.is_file():
+        yield file.name, content(file)
+    return
+  raw = io.BytesIO(content(path))  # unpacked at once: tarfile would take a .gz that is cut short for the end
+  with reading(path), tarfile.open(fileobj=raw, mode="r:") as archive:
+    for member in archive:
+      if member.isfile():
+        yield member.name, archive.extractfile(member).read()

@@ -1,0 +1,153 @@
+"""Everything that decides a run: one frozen dataclass, made by a config file and stored beside every result."""
+
+import dataclasses
+from typing import Any, Mapping
+
+from nasformer.config import component, components
+from nasformer.registry import lookup
+from nasformer import attention
+from nasformer.score.latency import Latency
+from nasformer.supernet.sampling import Sampling
+from nasformer.train.optimizer import Optimizer
+from nasformer.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """Length and rule of one training; the supernet's and the final one's are of this one kind.
+
+  Attributes:
+    steps: updates.
+    batch_size: examples per update.
+    accumulate: micro-batches that a batch is split into.
+    ema_decay: decay of the moving average of the weights, which then is what is evaluated; 0 for none.
+    freeze_unused: leave weights and moments alone that no drawn network used (in a supernet).
+    report_every: updates between two lines of metrics.
+    checkpoint_every: updates between two checkpoints; a multiple of `report_every`.
+    optimizer: rule and schedule.
+  """
+
+  steps: int = 1000
+  batch_size: int = 128
+  accumulate: int = 1
+  ema_decay: float = 0.0
+  freeze_unused: bool = True
+  report_every: int = 50
+  checkpoint_every: int = 500
+  optimizer: Optimizer = Optimizer()
+
+  def __post_init__(self):
+    for name in ("steps", "batch_size", "accumulate", "report_every", "checkpoint_every"):
+      if getattr(self, name) < 1:
+        raise UserError(f"{name}={getattr(self, name)}: it must be at least 1")
+    if self.checkpoint_every % self.report_every:
+      raise UserError(f"checkpoint_every={self.checkpoint_every} must be a multiple of report_every={self.report_every}")
+    if self.batch_size % self.accumulate:
+      raise UserError(f"accumulate={self.accumulate} must divide batch_size={self.batch_size}")
+    if not 0 <= self.ema_decay < 1:
+      raise UserError(f"ema_decay={self.ema_decay}: it must be at least 0 and below 1")
+    self.optimizer.schedule_fn(self.steps)  # a warm-up longer than the training is refused here
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Hard upper limits that every candidate must keep; None where there is none.
+
+  Attributes:
+    params: number of parameters.
+    flops: FLOPs for one example.
+    latency_ms: measured on this device, on the sliced compiled network: costs a compilation per candidate.
+  """
+
+  params: float | None = None
+  flops: float | None = None
+  latency_ms: float | None = None
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value is not None and not value > 0:
+        raise UserError(f"{field.name}={value}: a limit must be above 0; leave it out for none")
+
+  def counted(self) -> dict[str, float]:
+    """The limits on costs that are known without measuring."""
+    return {name: value for name in ("params", "flops") if (value := getattr(self, name)) is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """How the supernet is searched, and for what.
+
+  Attributes:
+    strategy: who proposes candidates.
+    score: what they are judged by, with inherited weights on the validation part.
+    generations: rounds.
+    limits: the budget.
+    arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
+    baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
+    margin: of the candidates within so many standard errors of the best accuracy the cheapest wins; 0 takes the best.
+    batch_size: validation examples per pass.
+    chunk: members of a population that are mapped together; 0 measures which is fastest on an accelerator and takes 1
+      on a CPU, where it is (experiments/bench/population.py).
+  """
+
+  strategy: Any = component("nasformer.search", "evolution", "search strategy")
+  score: Any = component("nasformer.score", "loss", "score")
+  generations: int = 30
+  limits: Limits = Limits()
+  arms: Mapping[str, str] = dataclasses.field(default_factory=lambda: {
+      "mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"})
+  baseline: str = "layer.*.kind=softmax"
+  margin: float = 0.0
+  batch_size: int = 256
+  chunk: int = 0
+
+  def __post_init__(self):
+    if self.generations < 1 or self.batch_size < 1:
+      raise UserError(f"generations={self.generations}, batch_size={self.batch_size}: both must be at least 1")
+    if self.chunk < 0 or self.margin < 0:
+      raise UserError(f"chunk={self.chunk}, margin={self.margin}: neither may be negative")
+    if not self.arms or "baseline" in self.arms:
+      raise UserError(f"arms={dict(self.arms)}: give at least one, and none named 'baseline'")
+    if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.arms):
+      raise UserError(f"arms={list(self.arms)}: names are made of letters, digits, '_' and '-'")
+    if not isinstance(self.score, str) and not hasattr(self.score, "value"):
+      raise UserError(f"score={type(self.score).__name__}: only 'accuracy' and 'loss' can lead a search;"
+                      " costs are given as search.limits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """One run of the whole pipeline.
+
+  Attributes:
+    seeds: the pipeline is repeated for each, and results are given with their spread.
+    data: what is learned.
+    space: what can be chosen.
+    task: network, loss and metrics.
+    kinds: attention kinds that the space uses, by name, with their settings.
+    sampling: which networks a supernet step draws.
+    train: the supernet's training.
+    search: the search.
+    retrain: the winners' training from scratch.
+    latency: how winners are timed.
+  """
+
+  seeds: tuple[int, ...] = (0,)
+  data: Any = component("nasformer.data", "digits", "dataset")
+  space: Any = component("nasformer.space", "tiny", "space")
+  task: Any = component("nasformer.tasks", "image_classification", "task")
+  kinds: Mapping[str, Any] = components("nasformer.attention", (), "attention kind")
+  sampling: Sampling = Sampling()
+  train: Training = Training()
+  search: Search = Search()
+  retrain: Training = Training()
+  latency: Latency = Latency()
+
+  def __post_init__(self):
+    if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+      raise UserError(f"seeds={self.seeds}: give one or more different numbers from 0")
+    if not isinstance(self.space, str):
+      kinds = {name: self.kinds[name] if name in self.kinds else lookup(attention.TABLE, name, "attention kind")()
+               for name in self.space.kinds}
+      object.__setattr__(self, "kinds", kinds)

@@ -1,0 +1,94 @@
+"""The one entry point: `python -m nasformer.main --config=FILE.py[:argument] --workdir=DIR [--stages=a,b]`.
+
+Any field of the experiment can be set on the command line, as in `--config.train.steps=500`.
+"""
+
+import importlib
+import os
+import pathlib
+import signal
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from nasformer import config
+from nasformer.types import UserError, first_line
+
+_TABLES = ("space", "attention", "data", "tasks", "score", "search")
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Experiment file, such as experiments/quickstart/digits.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for everything the run makes. The same command again goes on "
+                               "where it stopped.")
+_STAGES = flags.DEFINE_list("stages", None, "Stages to run, in order: train, search, derive, retrain, evaluate, report. "
+                            "All if left out.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; NASFORMER_DATA if left out.")
+_REPAIR = flags.DEFINE_bool("repair", False, "Set damaged checkpoints and trial logs aside and go on without them.")
+_LIST = flags.DEFINE_bool("list", False, "List every component by table and end.")
+
+
+def main(argv: list[str]) -> None:
+  """Runs the stages that were asked for."""
+  console = Console()
+  if len(argv) > 1:
+    raise UserError(f"{argv[1]!r} is not a flag: flags begin with --, as in --workdir=DIR")
+  if _LIST.value:
+    _print_tables(console)
+    return
+  for flag in (_CONFIG, _WORKDIR):
+    if flag.value is None:
+      raise UserError(f"--{flag.name} is missing: try --config=experiments/quickstart/digits.py --workdir=DIR, or --help")
+  _run(console)
+
+
+def _run(console: Console) -> None:
+  from nasformer import experiment, stages, workdir  # JAX and the rest are not needed to list or to refuse
+  from nasformer.compilations import counted
+  from nasformer.store import files
+
+  names = _STAGES.value or list(stages.STAGES)
+  for name in names:
+    if name not in stages.STAGES:
+      raise UserError(f"--stages={','.join(names)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)})")
+  path = files.writable_dir(_WORKDIR.value)
+  with files.locked(path):
+    closed = config.close(experiment.Experiment, _CONFIG.value)
+    run = workdir.Run(closed, path, _data_dir(), console, workdir.command_line(), _REPAIR.value)
+    run.begin()
+    for name in sorted(names, key=list(stages.STAGES).index):
+      with counted() as count:
+        stages.STAGES[name](run)
+      if count.num:
+        console.print(f"{name}: {count.num} programs compiled", highlight=False)
+        run.note_timing(f"{name} total", seconds=count.seconds, compilations=count.num)
+
+
+def _data_dir() -> pathlib.Path | None:
+  named = _DATA_DIR.value or os.environ.get("NASFORMER_DATA")
+  return pathlib.Path(named) if named else None
+
+
+def _print_tables(console: Console) -> None:
+  for package in _TABLES:
+    console.print(f"[bold]{package}[/bold]", highlight=False)
+    for name, path in importlib.import_module(f"nasformer.{package}").TABLE.items():
+      module, _, attribute = path.partition(":")
+      console.print(f"  {name:20} {first_line(getattr(importlib.import_module(module), attribute))}", highlight=False,
+                    markup=False, soft_wrap=True)
+
+
+def run_main() -> None:
+  """Runs `main`; a person's mistake ends in one sentence and exit status 1."""
+  try:
+    app.run(main, flags_parser=config.parse_flags)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+  run_main()

@@ -1,0 +1,1 @@
+"""Networks: pure functions on declared tensors, and the Linen modules that people use."""

@@ -1,0 +1,224 @@
+"""The sections of the page. Each yields markup from a run and its drawings, and says so where data is missing."""
+
+import json
+import shlex
+from typing import Iterator, Mapping
+
+from nasformer.report import palette, tables
+from nasformer.report.load import BASELINE, Model, Run
+from nasformer.report.markup import bar, dot, table, text
+from nasformer.report.numbers import compared, milliseconds, percent, si
+from nasformer.report.verdict import verdict
+
+Drawings = Mapping[str, str]
+
+DUPLICATE, REJECTED = palette.RULE, palette.SOFT
+
+
+def first_screen(run: Run, drawings: Drawings) -> Iterator[str]:
+  """What was found, in words and in one card per arm."""
+  data = run.experiment["dataset"]
+  found = verdict(run)
+  yield (f'<p class="soft note">nasformer report · {text(data["name"])} · {data["num_train"]:,} training,'
+         f' {data["num_val"]:,} validation, {data["num_test"]:,} test examples · '
+         f"{len(data['class_names'])} classes · {len(run.seeds)} seed{'s' * (len(run.seeds) != 1)} · {text(run.experiment['device'])}</p>")
+  yield f"<h1>{text(found.title)}</h1>"
+  first, *others = found.lines
+  yield f"<p>{text(first)}</p>"
+  if run.models:
+    yield f'<div class="cards">{"".join(_card(run, arm) for arm in run.arms if run.of(arm))}</div>'
+  yield from (f'<p class="soft note">{text(line)}</p>' for line in (*others, data["note"]) if line)
+
+
+def comparison(run: Run, drawings: Drawings) -> Iterator[str]:
+  """The table of arms, and of every seed."""
+  yield "<h2>Comparison</h2>"
+  if not run.models:
+    yield _missing("no winner has been found; the stage search finds them")
+    return
+  heads, basis = [metric.label for metric in tables.METRICS], tables.basis(run)
+  rows = [[_arm(run, arm), *(f"<b>{shown}</b>" if best else shown for shown, best in row)]
+          for arm, row in tables.cells(run)]
+  yield table(["arm", *heads], rows)
+  yield (f'<p class="soft note">{basis[0].upper()}{basis[1:]}; bold is the best of a column. Inherited: with the weights'
+         " of the supernet as they are. Retrained: trained from scratch, alone. The search never saw the test split."
+         f" {text(run.experiment['counting'])}</p>")
+  if len(run.seeds) > 1:
+    rows = [[_arm(run, model.arm), str(model.seed), *(_value(metric, model) for metric in tables.METRICS)]
+            for arm in run.arms for model in run.of(arm)]
+    yield f"<details><summary>Every seed</summary>{table(['arm', 'seed', *heads], rows)}</details>"
+
+
+def against_cost(run: Run, drawings: Drawings) -> Iterator[str]:
+  """The fronts of the search beside the retrained networks."""
+  yield "<h2>Accuracy against cost</h2>"
+  yield from _grid(drawings, ["fronts", "retrained"])
+  if "retrained" not in drawings:
+    yield _missing("nothing has been retrained; the stages retrain and evaluate give the test accuracy")
+
+
+def architectures(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Every winner, layer by layer."""
+  yield "<h2>What was chosen in each layer</h2>"
+  if not run.models:
+    yield _missing("no winner has been found; the stage search finds them")
+    return
+  yield ('<p class="soft">A bar is a layer: its colour is the attention kind, its height the FFN width, the number on'
+         " it the number of heads.</p>")
+  yield from _grid(drawings, [f"layers_{arm}" for arm in run.arms])
+
+
+def search(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Progress of the searches, and what became of their candidates."""
+  yield "<h2>The search</h2>"
+  if not run.trials:
+    yield _missing("no candidate has been evaluated; the stage search does that")
+  yield from _grid(drawings, ["best", "hypervolume"])
+  if any(model.search for model in run.models):
+    limits = ", ".join(f"{cost} at most {si(limit)}" for cost, limit in run.limits.items())
+    yield "<h3>What became of the candidates</h3>"
+    yield f"<p>{'Limits: ' + text(limits) if limits else 'No limit was set'}.</p>"
+    yield _effort(run)
+
+
+def agreement(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Whether inherited accuracy ranks networks as retraining does."""
+  yield "<h2>Does the supernet rank networks as retraining does?</h2>"
+  rows = tables.agreement(run)
+  if not rows:
+    yield _missing("fewer than two networks have been retrained")
+    return
+  heads = ["predictor", "τ, all networks", f"τ, within ±{100 * tables.NARROW:.0f}% of the median size"]
+  shown = [[row["predictor"], _tau(row, "all"), _tau(row, "narrow")] for row in rows]
+  note = ("Kendall's τ with the retrained validation accuracy: 1 is the same order, 0 no relation, −1 the reverse."
+          " The number of parameters is there for comparison: it needs no supernet."
+          f" With {rows[0]['num_all']} networks τ is an indication only.")
+  yield _beside(drawings, "agreement", f'{table(heads, shown)}<p class="soft note">{note}</p>')
+
+
+def latency(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Measured latency, beside the limit and what the search had measured."""
+  yield "<h2>Measured latency</h2>"
+  models = [model for arm in run.arms for model in run.of(arm) if model.latency_ms]
+  if not models:
+    yield _missing("latency has not been measured; the stage evaluate does that")
+    return
+  twice = any(model.search_ms is not None for model in models)
+  heads = ["arm", "seed", *["in the search"] * twice, "in the end, median" if twice else "median", "10% to 90%"]
+  rows = [[_arm(run, model.arm), str(model.seed), *_latency_cells(run, model, twice)] for model in models]
+  runs = " or ".join(f"{runs:,}" for runs in sorted({model.latency_ms["runs"] for model in models}))
+  limit = f"The limit was {milliseconds(run.limits['latency_ms'])}. " if "latency_ms" in run.limits else ""
+  note = (f"{limit}Milliseconds, {runs} runs of the small compiled network on {text(run.latency['device'])}, batch"
+          f" {run.latency['batch']}. Other devices may order the networks differently.")
+  yield _beside(drawings, "latency", f'{table(heads, rows)}<p class="soft note">{note}</p>')
+
+
+def training(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Loss curves and the time that each stage took."""
+  yield "<h2>Training</h2>"
+  if not run.curves:
+    yield _missing("no training has written its metrics")
+  yield from _grid(drawings, ["supernet_loss", "retrain_loss"])
+  stages = dict.fromkeys(row["stage"] for row in run.timings if "seconds" in row)
+  if stages:
+    yield table(["stage", "seconds, all seeds", "compilations"], [
+        [text(stage), _total(run, stage, "seconds", ",.1f"), _total(run, stage, "compilations", ",.0f")]
+        for stage in stages])
+
+
+def origin(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Command, seeds, device, versions, commit and configuration."""
+  yield "<h2>How to get these numbers again</h2>"
+  yield f"<pre>{text(shlex.join(run.experiment['command']))}</pre>"
+  facts = {
+      "Seeds": ", ".join(map(str, run.seeds)),
+      "Device": run.experiment["device"],
+      "Versions": ", ".join(f"{name} {version}" for name, version in run.experiment["versions"].items()),
+      "Commit": run.experiment["commit"] or "not run from a git checkout",
+      "Counting": run.experiment["counting"],
+  }
+  yield f'<dl>{"".join(f"<dt>{name}</dt><dd>{text(fact)}</dd>" for name, fact in facts.items())}</dl>'
+  config = json.dumps(run.experiment["config"], indent=2)
+  yield f"<details><summary>The whole configuration</summary><pre>{text(config)}</pre></details>"
+  yield '<p class="soft note">Beside this page lie its pictures as PNG and its numbers as CSV, with every digit.</p>'
+
+
+SECTIONS = (first_screen, comparison, against_cost, architectures, search, agreement, latency, training, origin)
+
+
+def _card(run: Run, arm: str) -> str:
+  row = tables.spreads(run, arm)
+  name = "test_retrained" if row["test_retrained"] else "val_inherited"
+  costs = {metric.label.split(",")[0]: metric.show(row[metric.name].mean)
+           for metric in tables.METRICS if metric.best is min and row[metric.name]}
+  if arm != BASELINE and run.of(BASELINE):
+    costs["vs. baseline"] = compared(row["flops"].mean, tables.spreads(run, BASELINE)["flops"].mean, "FLOPs")
+  details = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in costs.items())
+  return (f'<div class="card" style="--arm:{palette.colour(arm, run.arms)}"><h3>{_called(arm)}</h3>'
+          f'<p class="big">{row[name].show(percent)} <small>{tables.METRIC[name].label.lower()}</small></p>'
+          f"<dl>{details}</dl></div>")
+
+
+def _value(metric: tables.Metric, model: Model) -> str:
+  value = metric.of(model)
+  return "–" if value is None else metric.show(value)
+
+
+def _effort(run: Run) -> str:
+  costs = list(dict.fromkeys(cost for model in run.models for cost in model.rejected))
+  rows = []
+  for arm in run.arms:
+    searches = [row for row in tables.effort(run) if row["arm"] == arm]
+    if searches:
+      asked, evaluated, duplicates, *turned = (sum(row[name] or 0 for row in searches) for name in (
+          "asked", "evaluated", "duplicates", *(f"rejected_{cost}" for cost in costs)))
+      pieces = ((evaluated, palette.colour(arm, run.arms)), (duplicates, DUPLICATE), (sum(turned), REJECTED))
+      total = max(sum(count for count, _ in pieces), 1)
+      rows.append([_arm(run, arm), *(f"{count:,}" for count in (asked, evaluated, duplicates, *turned)),
+                   bar([(count / total, colour) for count, colour in pieces])])
+  heads = ["arm", "asked for", "evaluated", "seen before", *(f"over the {cost} limit" for cost in costs), "shares"]
+  return (f'{table(heads, rows)}<p class="soft note">Sums over seeds. A proposal over a counted limit is turned away and'
+          " replaced by one within it. In the bars: evaluated in the colour of the arm,"
+          f" {dot(DUPLICATE)}seen before, {dot(REJECTED)}turned away.</p>")
+
+
+def _tau(row: Mapping, where: str) -> str:
+  value = "–" if row[f"tau_{where}"] is None else f"{row[f'tau_{where}']:.2f}".replace("-", "−")
+  return f'{value} <span class="soft">(n = {row[f"num_{where}"]})</span>'
+
+
+def _latency_cells(run: Run, model: Model, twice: bool) -> Iterator[str]:
+  measured = model.latency_ms
+  if twice:
+    yield "–" if model.search_ms is None else f"{model.search_ms:.3g}"
+  over = "latency_ms" in run.limits and measured["median_ms"] > run.limits["latency_ms"]
+  yield ("<b>over the limit</b> " if over else "") + f"{measured['median_ms']:.3g}"
+  yield f"{measured['p10_ms']:.3g} to {measured['p90_ms']:.3g}"
+
+
+def _total(run: Run, stage: str, name: str, form: str) -> str:
+  found = [row[name] for row in run.timings if row["stage"] == stage and name in row]
+  return format(sum(found), form) if found else "–"
+
+
+def _grid(drawings: Drawings, names: list[str]) -> Iterator[str]:
+  drawn = [drawings[name] for name in names if name in drawings]
+  if drawn:
+    yield f'<div class="grid">{"".join(drawn)}</div>'
+
+
+def _beside(drawings: Drawings, name: str, markup: str) -> str:
+  drawn = drawings[name] if name in drawings else ""
+  return f'<div class="grid">{drawn}<div>{markup}</div></div>'
+
+
+def _arm(run: Run, arm: str) -> str:
+  return dot(palette.colour(arm, run.arms)) + _called(arm)
+
+
+def _called(arm: str) -> str:
+  return "hand-made baseline" if arm == BASELINE else text(arm)
+
+
+def _missing(what: str) -> str:
+  return f'<p class="soft">Not here yet: {text(what)}.</p>'

@@ -1,0 +1,64 @@
+"""Exact parameters and FLOPs, counted from sizes.
+
+Rule: FLOPs are twice the multiply-adds of all matrix products and convolutions of the forward pass for one example, as
+they are computed, embedding and classifier included; element-wise work is left out. Parameters are all trained numbers.
+Both are sums over the parts of a network, each of which depends on few genes, so a price table per part is exact for
+all networks of the space and can be looked up under jit.
+"""
+
+import dataclasses
+import itertools
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from nasformer.attention.base import Count
+from nasformer.space.base import Space
+
+RULE = ("FLOPs = 2 x multiply-adds of all matrix products for one example, embedding and classifier included; "
+        "parameters = all trained numbers")
+
+Term = tuple[tuple[int, ...], np.ndarray]
+
+
+class Net(Protocol):
+  """What counting needs of a network family: the price of a part, and of a whole network."""
+
+  def count(self, role: str, **sizes: Any) -> Count: ...
+
+  def count_spec(self, spec: Any) -> Count: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class NumParams:
+  """Number of parameters, exact."""
+
+  unit: ClassVar[str] = "parameters"
+
+  def read(self, count: Count) -> int:
+    return count.params
+
+
+@dataclasses.dataclass(frozen=True)
+class NumFlops:
+  """FLOPs of one forward pass for one example, exact: 2 x multiply-adds of all matrix products."""
+
+  unit: ClassVar[str] = "FLOPs"
+
+  def read(self, count: Count) -> int:
+    return 2 * count.products
+
+
+def terms(space: Space, net: Net, cost: NumParams | NumFlops) -> list[Term]:
+  """The cost as a sum over parts: (positions of the genes, price by their options) for each part of the space."""
+  tables: dict[tuple, np.ndarray] = {}
+  result = []
+  for part in space.parts:
+    where = tuple(space.index[name] for name in part.genes)
+    options = tuple(space.genes[i].values for i in where)
+    if (part.role, options) not in tables:
+      prices = [cost.read(net.count(part.role, **space.part_sizes(part.role, values)))
+                for values in itertools.product(*options)]
+      tables[part.role, options] = np.array(prices, np.int64).reshape([len(values) for values in options])
+    result.append((where, tables[part.role, options]))
+  return result

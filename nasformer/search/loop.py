@@ -1,0 +1,154 @@
+"""The search loop: asks a strategy, scores what is new, tells it back. It knows no model, no file and no clock.
+
+The unit is the generation. An interrupted search is repeated from its trial log: proposals depend on the key, the
+number of the generation and the scores alone, so asking again and reading the scores from the log gives the same search
+bit for bit. One network is scored once, however many genomes and generations name it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from nasformer.search.domain import Domain, Draw
+from nasformer.types import Population, Score
+
+ScoreFn = Callable[[Int[np.ndarray, "P G"]], Score]
+Check = Callable[[Int[np.ndarray, "P G"]], Bool[np.ndarray, "P"]]
+
+
+@runtime_checkable
+class Strategy(Protocol):
+  """What a search strategy is: pure functions, valid under jit. It sees genes and numbers only; scores are maximised.
+
+  The shape of the state may differ between the first generation and the later ones, and not among those. A score that
+  is not finite is a failed or refused candidate and must never win.
+  """
+
+  def init(self, key: Array, domain: Domain) -> Any:
+    """The state, a tree of arrays, before anything is known."""
+
+  def ask(self, key: Array, state: Any, domain: Domain) -> Draw:
+    """The genomes of a generation, all within the limits of the domain."""
+
+  def tell(self, state: Any, genes: Int[Array, "P G"], scores: Float[Array, "P"]) -> Any:
+    """The state after the scores of a generation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """What one generation brought; the counts are totals since the start of the search.
+
+  Attributes:
+    number: from 0.
+    trials: records of the networks that were new and were scored, in the order in which they were asked.
+    replayed: whether the scores came from the log. Once this is false, the log holds nothing of use from here on.
+    asked: genomes that the strategy proposed.
+    duplicates: those of them that named a network already met.
+    evaluated: networks scored.
+    rejected: by limit, proposals that broke it before they were redrawn or repaired; by check, networks refused.
+  """
+
+  number: int
+  trials: tuple[Mapping, ...]
+  replayed: bool
+  asked: int
+  duplicates: int
+  evaluated: int
+  rejected: Mapping[str, int]
+
+
+def run(
+    key: Array,
+    domain: Domain,
+    strategy: Strategy,
+    score_fn: ScoreFn,
+    generations: int,
+    known: Sequence[Mapping] = (),
+    checks: Mapping[str, Check] | None = None,
+) -> Iterator[Generation]:
+  """Searches, one generation per step of the iterator.
+
+  Args:
+    key: decides all proposals.
+    domain: where to look.
+    strategy: who proposes.
+    score_fn: scores distinct networks; it is given as many as are new, and keeps its own shapes fixed.
+    generations: how many rounds.
+    known: trial records of an earlier run of the same search. A generation of which it lacks a network, and every later
+      one, is scored anew.
+    checks: further hard limits, by name, such as on measured latency: which genomes pass. A refused network is not
+      scored and gets -inf. The answer to one genome must not change, also not in a repeated search.
+
+  Raises:
+    UserError: the limits of the domain cannot be met; at the call, before anything is scored.
+    ValueError: a score was computed on the test split.
+  """
+  domain.check()
+  return _generations(key, domain, strategy, score_fn, generations, known, checks or {})
+
+
+def _generations(key, domain, strategy, score_fn, generations, known, checks) -> Iterator[Generation]:
+  scores: dict[bytes, float] = {}  # of every network met, -inf for a refused one
+  rejected = dict.fromkeys([*domain.limits, *checks], 0)
+  asked = evaluated = 0
+  replayed = True
+  for number in range(generations):
+    if number == 0:
+      state, draw = _start(strategy, domain, key)
+    else:
+      state, draw = _step(strategy, domain, key, number, state, genes, told)
+    genes, broken = np.asarray(draw.genes), np.asarray(draw.rejected)
+    assert domain.meets(genes).all(), f"{type(strategy).__name__} proposed a network that breaks a limit"
+    new = [np.frombuffer(name, np.int32) for name in dict.fromkeys(map(bytes, genes)) if name not in scores]
+    rejected.update({name: rejected[name] + int(num) for name, num in zip(domain.limits, broken)})
+    scores.update({bytes(row): -np.inf for row in new})
+    asked += len(genes)
+    for name, check in checks.items():
+      passed = check(np.stack(new)) if new else ()
+      rejected[name] += len(new) - int(np.sum(passed))
+      new = [row for row, fine in zip(new, passed) if fine]
+    logged = {bytes(np.array(trial["genes"], np.int32)): trial for trial in known if trial["generation"] == number}
+    replayed = replayed and all(bytes(row) in logged for row in new)
+    trials = [logged[bytes(row)] for row in new] if replayed else _score(score_fn, domain, number, new)
+    scores.update({bytes(row): trial["fitness"] for row, trial in zip(new, trials)})
+    evaluated += len(new)
+    told = np.array([scores[bytes(row)] for row in genes], np.float32)
+    yield Generation(number, tuple(trials), replayed, asked, asked - len(scores), evaluated, dict(rejected))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(strategy: Strategy, domain: Domain, key: Array) -> tuple[Any, Draw]:
+  """The state before anything is known, and the first generation."""
+  start, asks = jax.random.split(key)
+  state = strategy.init(start, domain)
+  return state, strategy.ask(jax.random.fold_in(asks, 0), state, domain)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(strategy: Strategy, domain: Domain, key: Array, number: int, state: Any, genes: Population, scores: Array):
+  """One round of search, selection, variation and repair in one program: the new state and the next generation."""
+  _, asks = jax.random.split(key)
+  state = strategy.tell(state, genes, scores)
+  return state, strategy.ask(jax.random.fold_in(asks, number), state, domain)
+
+
+def _score(score_fn: ScoreFn, domain: Domain, number: int, new: list[np.ndarray]) -> list[dict]:
+  """Scores new networks; their trial records hold plain numbers, ready for JSON."""
+  if not new:
+    return []
+  genes = np.stack(new)
+  score = score_fn(genes)
+  if score.split == "test":
+    raise ValueError("a search must not read the test split: score on a part of the training data")
+  columns = {"fitness": score.value, **score.parts, **{name: cost.exact(genes) for name, cost in domain.costs.items()}}
+  columns = {name: np.asarray(column).tolist() for name, column in columns.items()}
+  return [
+      {"generation": number, "genes": row.tolist(), **{name: column[i] for name, column in columns.items()},
+       "source": score.source, "split": score.split}
+      for i, row in enumerate(genes)
+  ]

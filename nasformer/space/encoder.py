@@ -1,0 +1,136 @@
+"""Spaces of Transformer encoders: width and depth of the network; attention kind, heads and MLP width of every layer.
+
+The head rule is the growing one (AutoFormer): the size of a head is fixed and width grows with the number of heads.
+Sizes are nested: a smaller choice is the leading part of a larger one.
+"""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int
+
+from nasformer.space.base import Gene, Part, Space
+from nasformer.types import EncoderSpec, LayerSpec, UserError
+
+
+@struct.dataclass
+class Reading:
+  """A genome as the supernet reads it: positions in the space's lists of choices, and the depth itself."""
+
+  embed: Int[Array, "*P"]
+  depth: Int[Array, "*P"]
+  kind: Int[Array, "*P L"]
+  heads: Int[Array, "*P L"]
+  ffn: Int[Array, "*P L"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(Space):
+  """Any encoder space, by its lists of choices: fill in the fields, or subclass and give them defaults.
+
+  Attributes:
+    embed_dim: model widths.
+    depth: numbers of layers.
+    num_heads: heads of a layer.
+    head_dim: width of every head.
+    ffn_dim: hidden widths of a layer's MLP; empty where `mlp_ratio` is given.
+    mlp_ratio: the same as multiples of the model width.
+    kinds: attention kinds that a layer may use, by name.
+  """
+
+  embed_dim: tuple[int, ...] = ()
+  depth: tuple[int, ...] = ()
+  num_heads: tuple[int, ...] = ()
+  head_dim: int = 64
+  ffn_dim: tuple[int, ...] = ()
+  mlp_ratio: tuple[float, ...] = ()
+  kinds: tuple[str, ...] = ("softmax", "linear")
+
+  def __post_init__(self):
+    if bool(self.ffn_dim) == bool(self.mlp_ratio):
+      raise UserError("a space takes either ffn_dim or mlp_ratio: give one of them and leave the other empty")
+    for name in ("embed_dim", "depth", "num_heads", "ffn_dim", "mlp_ratio", "kinds"):
+      values = getattr(self, name)
+      if not values and name not in ("ffn_dim", "mlp_ratio"):
+        raise UserError(f"space.{name} is empty: give at least one choice")
+      if len(set(values)) != len(values):
+        raise UserError(f"space.{name}={values} names a choice twice")
+      if name != "kinds":
+        if any(value <= 0 for value in values):
+          raise UserError(f"space.{name}={values}: sizes must be positive")
+        object.__setattr__(self, name, tuple(sorted(values)))
+    if self.head_dim <= 0:
+      raise UserError(f"space.head_dim={self.head_dim}: it must be positive")
+    self.allowed  # a restriction that cannot be met fails here, before anything is computed
+
+  @functools.cached_property
+  def genes(self) -> tuple[Gene, ...]:
+    table = [Gene("embed_dim", self.embed_dim), Gene("depth", self.depth)]
+    for layer in range(self.max_depth):
+      site = f"layer.{layer}"
+      needs = (("depth", tuple(depth for depth in self.depth if depth > layer)),)
+      table += [
+          Gene(f"{site}.kind", self.kinds, "categorical", site, needs),
+          Gene(f"{site}.num_heads", self.num_heads, "ordinal", site, needs),
+          Gene(f"{site}.ffn", self.ffn_dim or self.mlp_ratio, "ordinal", site, needs),
+      ]
+    return tuple(table)
+
+  @functools.cached_property
+  def parts(self) -> tuple[Part, ...]:
+    parts = [Part("ends", "ends", ("embed_dim",))]
+    for layer in range(self.max_depth):
+      site = f"layer.{layer}"
+      parts += [
+          Part(f"{site}.attention", "attention", ("embed_dim", f"{site}.kind", f"{site}.num_heads")),
+          Part(f"{site}.mlp", "mlp", ("embed_dim", f"{site}.ffn")),
+      ]
+    return tuple(parts)
+
+  @property
+  def max_depth(self) -> int:
+    return max(self.depth)
+
+  def ffn_dims(self, embed_dim: int) -> tuple[int, ...]:
+    """Hidden widths that a layer of this model width can have, by option."""
+    return self.ffn_dim or tuple(int(ratio * embed_dim) for ratio in self.mlp_ratio)
+
+  def part_sizes(self, role: str, values: tuple) -> dict:
+    """What a network needs to know to price a part whose genes have these values."""
+    if role == "ends":
+      return {"embed_dim": values[0]}
+    if role == "attention":
+      return {"embed_dim": values[0], "kind": values[1], "num_heads": values[2], "head_dim": self.head_dim}
+    options = self.ffn_dim or self.mlp_ratio
+    return {"embed_dim": values[0], "ffn_dim": self.ffn_dims(values[0])[options.index(values[1])]}
+
+  def decode(self, genes: np.ndarray) -> EncoderSpec:
+    genes = [int(gene) for gene in genes]
+    embed_dim = self.embed_dim[genes[0]]
+    layers = []
+    for layer in range(self.depth[genes[1]]):
+      kind, heads, ffn = genes[2 + 3 * layer : 5 + 3 * layer]
+      layers.append(LayerSpec(self.kinds[kind], self.num_heads[heads], self.head_dim, self.ffn_dims(embed_dim)[ffn]))
+    return EncoderSpec(embed_dim, tuple(layers))
+
+  def encode(self, spec: EncoderSpec) -> np.ndarray:
+    values = {"embed_dim": spec.embed_dim, "depth": spec.depth}
+    if spec.embed_dim not in self.embed_dim:
+      raise UserError(f"embed_dim = {spec.embed_dim} is outside the space (options: {self.embed_dim})")
+    options = self.ffn_dims(spec.embed_dim)
+    for number, layer in enumerate(spec.layers):
+      if layer.head_dim != self.head_dim or layer.ffn_dim not in options:
+        raise UserError(f"layer {number} {layer} is outside the space (head_dim {self.head_dim}, ffn_dim {options})")
+      values[f"layer.{number}.kind"] = layer.kind
+      values[f"layer.{number}.num_heads"] = layer.num_heads
+      values[f"layer.{number}.ffn"] = (self.ffn_dim or self.mlp_ratio)[options.index(layer.ffn_dim)]
+    return self.genome(values)
+
+  def read(self, genes: Int[Array, "*P G"]) -> Reading:
+    """Splits genomes into what each piece of the supernet needs; valid under jit and vmap."""
+    layers = genes[..., 2:].reshape(*genes.shape[:-1], self.max_depth, 3)
+    depth = jnp.asarray(self.depth, jnp.int32)[genes[..., 1]]
+    return Reading(genes[..., 0], depth, layers[..., 0], layers[..., 1], layers[..., 2])

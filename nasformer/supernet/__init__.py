@@ -1,0 +1,1 @@
+"""The elastic supernet: one set of parameters that holds every network of a space."""

@@ -1,0 +1,180 @@
+"""A run and its work directory: the experiment, what is built from it, and where everything lies."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import zlib
+from typing import Any, Mapping
+
+import jax
+from jaxtyping import Array
+from rich.console import Console
+
+import nasformer
+from nasformer import config
+from nasformer.data.base import Splits
+from nasformer.experiment import Experiment
+from nasformer.score import counts
+from nasformer.store import files
+from nasformer.store.checkpoint import Checkpoints
+from nasformer.store.writers import JsonlWriter
+from nasformer.supernet.encoder import Supernet
+from nasformer.types import UserError
+
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One experiment in one work directory.
+
+  Attributes:
+    experiment: what is to be done.
+    path: the work directory.
+    data_dir: where data sets lie, if one was named.
+    console: where people look.
+    command: the command line.
+    repair: set damaged files aside instead of refusing them.
+  """
+
+  experiment: Experiment
+  path: pathlib.Path
+  data_dir: pathlib.Path | None = None
+  console: Console = dataclasses.field(default_factory=Console)
+  command: tuple[str, ...] = ()
+  repair: bool = False
+
+  @functools.cached_property
+  def splits(self) -> Splits:
+    return self.experiment.data.load(self.data_dir)
+
+  @functools.cached_property
+  def supernet(self) -> Supernet:
+    return Supernet(self.experiment.space, self.experiment.task.build(self.splits.info, self.experiment.kinds))
+
+  def key(self, seed: int, purpose: str) -> Array:
+    """The random key of one purpose; purposes do not share randomness."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()) >> 1)
+
+  # -- where things lie ---------------------------------------------------------------------------------------------
+
+  @property
+  def trials(self) -> pathlib.Path:
+    return self.path / "trials.jsonl"
+
+  @property
+  def winner(self) -> pathlib.Path:
+    return self.path / "winner.json"
+
+  @property
+  def results(self) -> pathlib.Path:
+    return self.path / "results.json"
+
+  @property
+  def latency(self) -> pathlib.Path:
+    return self.path / "latency.json"
+
+  def supernet_dir(self, seed: int) -> pathlib.Path:
+    return self.path / "supernet" / f"seed{seed}"
+
+  def model_dir(self, stage: str, arm: str, seed: int) -> pathlib.Path:
+    """Folder of one winner: "derived" with inherited weights, "retrain" with its own."""
+    return self.path / stage / arm / f"seed{seed}"
+
+  def winners(self, stage: str) -> list[dict]:
+    """What the search found.
+
+    Raises:
+      UserError: it has not ended yet.
+    """
+    if not self.winner.exists():
+      raise UserError(f"--stages={stage} needs {self.winner}, which is not there: run --stages=search first")
+    return files.read_json(self.winner)["winners"]
+
+  def note_timing(self, stage: str, **numbers: Any) -> None:
+    """Adds a line to timings.jsonl: the only place, with latency.json, for numbers that differ from run to run."""
+    JsonlWriter(self.path / "timings.jsonl").write({"stage": stage, **numbers})
+
+  def checkpoints(self, folder: pathlib.Path) -> Checkpoints:
+    """Checkpoints of a folder, after damaged ones were set aside if that was asked for."""
+    checkpoints = Checkpoints(folder)
+    if self.repair:
+      for broken in checkpoints.repair():
+        self.console.print(f"set aside {broken}", highlight=False)
+    return checkpoints
+
+  # -- experiment.json ----------------------------------------------------------------------------------------------
+
+  def begin(self) -> None:
+    """Checks that the work directory is this experiment's, and describes the run in experiment.json if it is new.
+
+    Raises:
+      UserError: the directory holds another experiment.
+    """
+    path, mine = self.path / "experiment.json", json.loads(json.dumps(config.to_json(self.experiment)))
+    if path.exists():
+      theirs = files.read_json(path)
+      if not isinstance(theirs, Mapping) or "config" not in theirs:
+        raise UserError(f"{path}: it does not describe an experiment; move it away or choose another --workdir")
+      difference = next(_differences(theirs["config"], mine, "config"), None)
+      if difference:
+        raise UserError(f"--workdir={self.path} holds another experiment ({difference}): choose another directory, or go"
+                        " back to the config that it was made with")
+      return
+    if any(self.path.glob("*.json*")):
+      raise UserError(f"--workdir={self.path} holds results but no experiment.json: choose an empty directory")
+    files.write_json(path, self.description(mine))
+
+  def description(self, experiment: dict) -> dict:
+    info, sizes = self.splits.info, self.splits.sizes
+    dataset = dataclasses.asdict(info) | {f"num_{name}": size for name, size in sizes.items()}
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return {
+        "config": experiment, "command": list(self.command),
+        "versions": {"nasformer": nasformer.__version__, "python": platform.python_version(), **versions},
+        "device": device(), "commit": commit(), "counting": counts.RULE, "dataset": dataset,
+    }
+
+
+def device() -> str:
+  """The devices in words, such as "cpu: AMD EPYC, 2 cores"."""
+  found = jax.devices()
+  if found[0].platform != "cpu":
+    return f"{found[0].platform}: {found[0].device_kind} x{len(found)}"
+  name, cores = platform.processor() or platform.machine(), len(os.sched_getaffinity(0))
+  info = pathlib.Path("/proc/cpuinfo")
+  if info.exists():
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else name
+  return f"cpu: {name}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def commit() -> str | None:
+  """The commit of the source tree, with a plus if it was changed since; None outside a checkout."""
+  where = pathlib.Path(__file__).parent
+  ask = lambda *words: subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=True)
+  try:
+    changed = ask("status", "--porcelain", "--untracked-files=no", ".").stdout.strip()
+    return ask("rev-parse", "--short", "HEAD").stdout.strip() + ("+" if changed else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _differences(theirs: Any, mine: Any, where: str):
+  if isinstance(theirs, dict) and isinstance(mine, dict):
+    for name in {**theirs, **mine}:
+      yield from _differences(theirs[name] if name in theirs else None, mine[name] if name in mine else None,
+                              f"{where}.{name}")
+  elif theirs != mine:
+    yield f"{where} is {json.dumps(theirs)} there and {json.dumps(mine)} here"
+
+
+def command_line() -> tuple[str, ...]:
+  """This process's command, as a person would type it."""
+  return ("python", "-m", "nasformer.main", *sys.argv[1:])

@@ -1,0 +1,100 @@
+"""Dense references: the cores are o_i = Σ_j w_ij v_j / divisor(Σ_j w_ij), each with its own w, written out as a square."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention.base import Context, Sizes
+
+BATCH, SIZES, VALUE_DIM = 4, Sizes(embed_dim=12, num_heads=3, head_dim=4), 5
+
+
+class Case(NamedTuple):
+  queries: int
+  keys: int
+  causal: bool
+
+
+CASES = [Case(1, 1, False), Case(6, 6, False), Case(2, 7, False), Case(7, 2, False),
+         Case(1, 1, True), Case(9, 9, True), Case(3, 8, True), Case(8, 3, True)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case.queries}x{case.keys}{'-causal' * case.causal}")
+def case(request):
+  return request.param
+
+
+def dense(xp, weights, divisor, case, inputs, length_q, length_k):
+  """The reference; xp is numpy, or jax.numpy to be differentiated."""
+  params, q, k, v = inputs
+  seen = [[[j < length and (not case.causal or j <= i + case.keys - case.queries) for j in range(case.keys)]
+           for i in range(case.queries)] for length in length_k]
+  w = weights(xp, params, q, k, case, np.array(length_q), np.array(length_k)) * np.array(seen)[:, None]
+  return xp.einsum("bnts,bsne->btne", w, v) / xp.moveaxis(divisor(xp, w.sum(-1)), 1, 2)[..., None]
+
+
+def draw(kind, case, seed=0):
+  """Random (core parameters, q, k, v) in float64."""
+  rng = np.random.default_rng(seed)
+  heads = (SIZES.num_heads, SIZES.head_dim)
+  params = {name: rng.normal(size=tensor.shape) for name, tensor in kind.core_params(SIZES).items()}
+  return (params, rng.normal(size=(BATCH, case.queries, *heads)), rng.normal(size=(BATCH, case.keys, *heads)),
+          rng.normal(size=(BATCH, case.keys, SIZES.num_heads, VALUE_DIM)))
+
+
+def lengths(case):
+  """Real lengths of the examples: the whole, a part of either, and one without any real key."""
+  queries, keys = case.queries, case.keys
+  return [queries, queries, (queries + 1) // 2, queries], [keys, (keys + 1) // 2, keys, 0]
+
+
+def mask(length, size):
+  return jnp.arange(size) < jnp.array(length)[:, None]
+
+
+def attend(kind, case, inputs, length_q, length_k):
+  """What the kind itself says, given lengths or None."""
+  context = Context(None if length_q is None else mask(length_q, case.queries),
+                    None if length_k is None else mask(length_k, case.keys), causal=case.causal)
+  return kind.attend(*inputs, context)
+
+
+@pytest.fixture
+def check_values():
+  """Function that compares a kind with its dense form, with and without masks, in float64 or less."""
+
+  def check(kind, weights, divisor, case, dtype=jnp.float64, rtol=1e-10, atol=1e-12):
+    inputs = draw(kind, case)
+    whole, (part_q, part_k) = ([case.queries] * BATCH, [case.keys] * BATCH), lengths(case)
+    with jax.enable_x64(dtype == jnp.float64):
+      inputs = jax.tree.map(lambda x: jnp.asarray(x, dtype), inputs)
+      exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
+      for given, meant in (((None, None), whole), ((None, part_k), (whole[0], part_k)), ((part_q, part_k),) * 2):
+        out = attend(kind, case, inputs, *given)
+        assert out.dtype == dtype
+        real = np.asarray(mask(meant[0], case.queries))
+        want = dense(np, weights, divisor, case, exact, *meant)
+        np.testing.assert_allclose(np.asarray(out, np.float64)[real], want[real], rtol, atol)
+        np.testing.assert_array_equal(np.asarray(out, np.float64)[np.array(meant[1]) == 0], 0)
+
+  return check
+
+
+@pytest.fixture
+def check_gradients():
+  """Function that compares the gradients of a kind, masked, with those of its dense form, in float64."""
+
+  def check(kind, weights, divisor, case):
+    length_q, length_k = lengths(case)
+    with jax.enable_x64(True):
+      inputs = jax.tree.map(jnp.asarray, draw(kind, case))
+      slope = np.random.default_rng(1).normal(size=(BATCH, case.queries, SIZES.num_heads, VALUE_DIM))
+      slope = jnp.where(mask(length_q, case.queries)[..., None, None], slope, 0)
+      got = jax.grad(lambda i: (slope * attend(kind, case, i, length_q, length_k)).sum())(inputs)
+      want = jax.grad(lambda i: (slope * dense(jnp, weights, divisor, case, i, length_q, length_k)).sum())(inputs)
+      jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want)
+
+  return check

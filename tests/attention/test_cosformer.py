@@ -1,0 +1,115 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention import kernel
+from nasformer.attention.base import Context, Sizes
+from nasformer.attention.cosformer import CosFormer
+from nasformer.types import UserError
+
+LARGE = Sizes(embed_dim=512, num_heads=8, head_dim=64)
+
+
+def _weights(max_length=4096, own_length=False):
+  """ReLU(q_i) · ReLU(k_j) cos(π/2 (i / M - j / M')), with positions from 1 and the M of each example."""
+
+  def weights(xp, params, q, k, case, length_q, length_k):
+    queries, keys = 1.0 + np.arange(case.queries), 1.0 + np.arange(case.keys)
+    if case.causal:
+      angle = np.subtract.outer(queries + case.keys - case.queries, keys) / max_length * np.ones((len(q), 1, 1))
+    else:
+      m_q, m_k = np.maximum(length_q, 1), np.maximum(length_k, 1)
+      m_q, m_k = (m_q, m_k) if own_length else (np.maximum(m_q, m_k),) * 2
+      angle = np.stack([np.subtract.outer(queries / a, keys / b) for a, b in zip(m_q, m_k)])
+    relu = lambda x: xp.maximum(x, 0)
+    return xp.einsum("btnh,bsnh->bnts", relu(q), relu(k)) * np.cos(np.pi / 2 * angle)[:, None]
+
+  return weights
+
+
+def _divisor(xp, total):
+  return xp.maximum(total, 1e-6)
+
+
+KINDS = [(CosFormer(), _weights()), (CosFormer(max_length=9), _weights(9)),
+         (CosFormer(angle="own_length"), _weights(own_length=True))]
+
+
+@pytest.mark.parametrize("kind, weights", KINDS, ids=["shared", "short", "own_length"])
+def test_equals_dense(check_values, case, kind, weights):
+  check_values(kind, weights, _divisor, case)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_equals_dense_over_several_chunks(check_values, check_gradients, case, chunk, monkeypatch):
+  if not case.causal:
+    pytest.skip("only the causal form is in chunks")
+  monkeypatch.setattr(kernel, "CHUNK", chunk)
+  check_values(CosFormer(max_length=9), _weights(9), _divisor, case)
+  check_gradients(CosFormer(max_length=9), _weights(9), _divisor, case)
+
+
+@pytest.mark.parametrize("dtype, rtol, atol", [(jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 2e-2, 2e-2)])
+def test_equals_dense_in_less_precision(check_values, case, dtype, rtol, atol):
+  check_values(CosFormer(), _weights(), _divisor, case, dtype, rtol, atol)
+
+
+@pytest.mark.parametrize("kind, weights", KINDS, ids=["shared", "short", "own_length"])
+def test_gradients_equal_dense(check_gradients, case, kind, weights):
+  check_gradients(kind, weights, _divisor, case)
+
+
+def _normal(*shape):
+  return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_constant_values_stay_constant(causal):
+  q = jnp.abs(_normal(2, 5, 3, 4))
+  out = CosFormer(causal).attend({}, q, q + 1, jnp.full((2, 5, 3, 6), 2.5), Context())
+  np.testing.assert_allclose(out, 2.5, rtol=1e-5)
+
+
+def test_a_query_without_positive_entries_gets_zero():
+  x = jnp.abs(_normal(1, 5, 2, 4))
+  assert not CosFormer().attend({}, -x, x, x, Context()).any()
+
+
+def test_own_causal_flag_hides_later_positions_of_a_bidirectional_network():
+  x = _normal(2, 6, 3, 4)
+  own = CosFormer(causal=True).attend({}, x, x, x, Context())
+  np.testing.assert_array_equal(own, CosFormer().attend({}, x, x, x, Context(causal=True)))
+  np.testing.assert_array_equal(own[:, :4], CosFormer(causal=True).attend({}, *[x[:, :4]] * 3, Context()))
+
+
+def test_causal_count_follows_the_own_flag():
+  both = [kind.core_count(LARGE, 65, 65, causal) for kind, causal in ((CosFormer(True), False), (CosFormer(), True))]
+  assert both[0] == both[1] != CosFormer().core_count(LARGE, 65, 65, False)
+
+
+def test_a_very_long_maximum_is_plain_relu_attention():
+  q, k, v = _normal(1, 5, 2, 4), _normal(1, 5, 2, 4) + 1, _normal(1, 5, 2, 3)
+  w = np.einsum("btnh,bsnh->bnts", np.maximum(q, 0), np.maximum(k, 0)) * np.tri(5)
+  want = np.einsum("bnts,bsne->btne", w / np.maximum(w.sum(-1, keepdims=True), 1e-6), v)
+  out = CosFormer(max_length=10**6).attend({}, q, k, v, Context(causal=True))
+  np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length, products", [(128, 17_301_504), (1024, 138_412_032)])
+def test_reference_counts(length, products):
+  """H (n + m) 2d (e + 1), and 2 H (n + m) d multiplications by the angles; H = 8, d = e = 64."""
+  count = CosFormer().core_count(LARGE, length, length, False)
+  assert (count.params, count.products + count.elementwise) == (0, products)
+  assert count.elementwise == 2 * 8 * 2 * length * 64
+
+
+def test_input_beyond_the_maximum_is_refused():
+  x = jnp.ones((1, 5, 1, 2))
+  with pytest.raises(UserError, match="max_length=4 is shorter than the input of 5 positions"):
+    CosFormer(max_length=4).attend({}, x, x, x, Context(causal=True))
+  CosFormer(max_length=4).attend({}, x, x, x, Context())
+
+
+def test_unknown_angle_is_refused():
+  with pytest.raises(UserError, match="angle='own': it must be 'shared' or 'own_length'"):
+    CosFormer(angle="own")

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention.base import Context, Count, Sizes
+from nasformer.attention.softmax import Softmax
+
+LARGE = Sizes(embed_dim=512, num_heads=8, head_dim=64)
+
+
+def _weights(xp, params, q, k, case, length_q, length_k):
+  return xp.exp(xp.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(q.shape[-1]))
+
+
+def _divisor(xp, total):
+  return xp.where(total > 0, total, 1)
+
+
+def test_equals_dense(check_values, case):
+  check_values(Softmax(), _weights, _divisor, case)
+
+
+@pytest.mark.parametrize("dtype, rtol, atol", [(jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 2e-2, 2e-2)])
+def test_equals_dense_in_less_precision(check_values, case, dtype, rtol, atol):
+  check_values(Softmax(), _weights, _divisor, case, dtype, rtol, atol)
+
+
+def test_gradients_equal_dense(check_gradients, case):
+  check_gradients(Softmax(), _weights, _divisor, case)
+
+
+def _normal(*shape):
+  return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+
+
+def test_constant_values_stay_constant():
+  q = _normal(2, 5, 3, 4)
+  out = Softmax().attend({}, q, q + 1, jnp.full((2, 5, 3, 6), 2.5), Context(causal=True))
+  np.testing.assert_allclose(out, 2.5, rtol=1e-6)
+
+
+def test_the_order_of_keys_means_nothing():
+  q, order = _normal(2, 5, 3, 4), jnp.array([3, 0, 4, 1, 2])
+  mask = jnp.array([[True, True, False, True, True], [True] * 5])
+  out = Softmax().attend({}, q, q, q, Context(key_mask=mask))
+  shuffled = Softmax().attend({}, q, q[:, order], q[:, order], Context(key_mask=mask[:, order]))
+  np.testing.assert_allclose(shuffled, out, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sharp_logit_takes_all():
+  """Logits of 1e6 do not overflow, with a mask or without: the weights become one-hot."""
+  q = 1e3 * jnp.eye(4)[None, :, None]
+  v = _normal(1, 4, 1, 3)
+  for key_mask in (None, jnp.ones((1, 4), bool)):
+    np.testing.assert_allclose(Softmax().attend({}, q, q, v, Context(key_mask=key_mask)), v, rtol=1e-6)
+
+
+def test_gradients_of_hidden_rows_are_zero_however_steep_the_loss():
+  q = _normal(1, 3, 2, 4)
+  context = Context(key_mask=jnp.zeros((1, 3), bool))
+  grads = jax.grad(lambda i: (1e30 * Softmax().attend({}, *i, context)).sum())((q, q, q))
+  np.testing.assert_array_equal(grads, 0)
+
+
+@pytest.mark.parametrize("length, products", [(128, 16_777_216), (1024, 1_073_741_824)])
+def test_reference_counts(length, products):
+  """H n m (d + e) at H = 8, d = e = 64; the causal form counts the full square."""
+  for causal in (False, True):
+    assert Softmax().core_count(LARGE, length, length, causal) == Count(0, products, 0)

@@ -1,0 +1,72 @@
+"""Archives are read whole or refused by name."""
+
+import gzip
+import tarfile
+
+import pytest
+
+from nasformer.data import files
+from nasformer.types import UserError
+
+
+def test_own_folder_comes_first(tmp_path):
+  assert files.folders(tmp_path, "mnist") == [tmp_path]
+  (tmp_path / "mnist").mkdir()
+  assert files.folders(tmp_path, "mnist") == [tmp_path / "mnist", tmp_path]
+
+
+def test_a_file_is_no_data_directory(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="--data_dir.*file.*is no directory"):
+    files.folders(tmp_path / "file", "mnist")
+
+
+def test_content_unpacks_gz_only(tmp_path):
+  (tmp_path / "a.gz").write_bytes(gzip.compress(b"text"))
+  (tmp_path / "a").write_bytes(b"text")
+  assert files.content(tmp_path / "a.gz") == files.content(tmp_path / "a") == b"text"
+
+
+@pytest.mark.parametrize("raw", [gzip.compress(b"text" * 1000)[:-6], b"text", b""])
+def test_broken_gz_is_named(tmp_path, raw):
+  path = tmp_path / "a.gz"
+  path.write_bytes(raw)
+  if raw:
+    with pytest.raises(UserError, match="a.gz cannot be read.*fetch it again"):
+      files.content(path)
+  else:
+    assert files.content(path) == b""  # what gzip makes of an empty file; the readers refuse it
+
+
+def test_members_of_archives_and_folders(write, tmp_path):
+  content = {"part/one": b"1", "part/two": b"22"}
+  write.tar(tmp_path / "a.tar.gz", content)
+  assert dict(files.members(tmp_path / "a.tar.gz")) == content
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "folder" / "one").write_bytes(b"1")
+  assert list(files.members(tmp_path / "folder")) == [("one", b"1")]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.95])
+def test_truncated_archive_is_named(write, tmp_path, share):
+  path = write.tar(tmp_path / "a.tar.gz", {f"{i}": bytes(range(256)) * i for i in range(50)})
+  path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+  with pytest.raises(UserError, match="a.tar.gz cannot be read"):
+    list(files.members(path))
+
+
+def test_missing_archive_is_named(tmp_path):
+  with pytest.raises(UserError, match="absent.tar.gz cannot be read"):
+    list(files.members(tmp_path / "absent.tar.gz"))
+
+
+def test_archive_that_is_none_is_named(tmp_path):
+  with tarfile.open(tmp_path / "plain.tar.gz", "w") as archive:  # not compressed
+    archive.add(__file__)
+  with pytest.raises(UserError, match="plain.tar.gz cannot be read"):
+    list(files.members(tmp_path / "plain.tar.gz"))
+
+
+def test_reading_lets_own_messages_through(tmp_path):
+  with pytest.raises(UserError, match="^own words$"), files.reading(tmp_path):
+    raise UserError("own words")

@@ -1,0 +1,128 @@
+"""A made-up work directory with every file that the stages write."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+ARMS = {"mixed": ("softmax", "linear"), "softmax": ("softmax",), "linear": ("linear",)}
+EXPERIMENT = {
+    "config": {"task": "classify", "space": {"name": "tiny", "restrict": ""}, "strategy": {"population": 24}},
+    "command": ["python", "-m", "nasformer.main", "--config=experiments/quickstart/digits.py", "--workdir=runs/my run"],
+    "versions": {"python": "3.11.7", "jax": "0.10.2", "nasformer": "0.1.0"},
+    "device": "cpu: AMD EPYC x2",
+    "commit": "0123abc",
+    "counting": "FLOPs = 2 x multiply-adds of all matrix products, one image; parameters include embeddings.",
+    "dataset": {"name": "digits", "note": "8x8 grey images; small enough for a laptop.", "num_train": 1077,
+                "num_val": 360, "num_test": 360, "class_names": [str(i) for i in range(10)]},
+}
+
+
+def make_workdir(
+    path: pathlib.Path, seeds=(0,), arms=tuple(ARMS), limits={"flops": 1.0e6}, generations=12, population=24,
+    until="evaluate",
+) -> pathlib.Path:
+  """Writes the files of every stage up to `until`: "train", "search", "retrain" or "evaluate"."""
+  write_json(path / "experiment.json", EXPERIMENT)
+  searches = [_search(arm, seed, generations, population) for seed in seeds for arm in arms]
+  for seed in seeds:
+    _write_curve(path / f"supernet/seed{seed}", seed, 2.3, 40)
+  write_lines(path / "timings.jsonl", [{"stage": "train", "what": f"supernet, seed {seed}", "seed": seed, "seconds": 41.2}
+                                       for seed in seeds])
+  if until == "train":
+    return path
+  winners = [_winner(trials, limits) for trials in searches] + [_baseline(seed) for seed in seeds]
+  winners.sort(key=lambda row: row["seed"])
+  write_lines(path / "trials.jsonl", [row for trials in searches for row in trials])
+  write_json(path / "winner.json", {"main": arms[0], "limits": limits, "winners": winners})
+  if until == "search":
+    return path
+  for i, row in enumerate(winners):
+    _write_curve(path / f"retrain/{row['arm']}/seed{row['seed']}", 100 + i, 2.2, 20)
+  if until == "retrain":
+    return path
+  write_json(path / "results.json", {"rows": [_result(row) for row in winners]})
+  write_json(path / "latency.json", {"device": "cpu: AMD EPYC x2", "batch": 1, "rows": [*map(_latency, winners)]})
+  return path
+
+
+def write_json(path: pathlib.Path, tree) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(tree))
+
+
+def write_lines(path: pathlib.Path, rows) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _rng(*names) -> np.random.Generator:
+  return np.random.default_rng([sum(map(ord, str(name))) for name in names])
+
+
+def _search(arm: str, seed: int, generations: int, population: int) -> list[dict]:
+  """Candidates that improve over the generations, dearer ones being better on the whole."""
+  rng = _rng(arm, seed)
+  skill = {"mixed": 0.012, "softmax": 0.006, "linear": 0.0}[arm]
+  price = {"mixed": 0.8, "softmax": 1.0, "linear": 0.65}[arm]
+  rows = []
+  for generation in range(generations):
+    for _ in range(population):
+      size = rng.uniform(0.15, 1.0)
+      flops = int(1e6 * price * size)
+      drawback = rng.exponential(0.05 / (1 + 0.5 * generation))
+      accuracy = float(np.round((0.90 + skill + 0.06 * size ** 0.5 - drawback) * 360) / 360)
+      loss = float(1.05 - accuracy + rng.normal(0, 0.003))
+      rows.append({"arm": arm, "seed": seed, "generation": generation, "genes": [1, 2, 3], "fitness": -loss,
+                   "loss": loss, "accuracy": accuracy, "params": int(flops / 21), "flops": flops,
+                   "source": "inherited", "split": "val"})
+  return rows
+
+
+def _winner(trials: list[dict], limits: dict) -> dict:
+  best = max(trials, key=lambda row: row["fitness"])
+  rng = _rng(best["arm"], best["seed"], 7)
+  kinds = ARMS[best["arm"]]
+  layers = [{"kind": str(rng.choice(kinds)), "num_heads": int(rng.choice([1, 2, 4])), "head_dim": 8,
+             "ffn_dim": int(rng.choice([16, 32, 48, 64]))} for _ in range(rng.integers(3, 6))]
+  num = len(trials)
+  return {"arm": best["arm"], "seed": best["seed"], "genes": best["genes"],
+          "spec": {"embed_dim": int(rng.choice([24, 32, 40])), "layers": layers},
+          "params": best["params"], "flops": best["flops"],
+          "inherited": {"accuracy": best["accuracy"], "loss": best["loss"]}, "evaluated": num,
+          "asked": num + 31 + 57 * len(limits), "duplicates": 31, "rejected": {cost: 57 for cost in limits}}
+
+
+def _baseline(seed: int) -> dict:
+  layer = {"kind": "softmax", "num_heads": 4, "head_dim": 8, "ffn_dim": 64}
+  return {"arm": "baseline", "seed": seed, "genes": [0, 0, 0], "spec": {"embed_dim": 32, "layers": [layer] * 4},
+          "params": 42_000, "flops": 990_000, "inherited": {"accuracy": 0.925 + 0.004 * seed, "loss": 0.2}}
+
+
+def _result(row: dict) -> dict:
+  rng = _rng(row["arm"], row["seed"], 11)
+  val = min(row["inherited"]["accuracy"] + rng.normal(0.012, 0.004), 1.0)
+  return {"arm": row["arm"], "seed": row["seed"], "spec": row["spec"], "params": row["params"], "flops": row["flops"],
+          "inherited": {"val": row["inherited"]},
+          "retrained": {"val": {"accuracy": val, "loss": 0.1},
+                        "test": {"accuracy": val - abs(rng.normal(0.006, 0.003)), "loss": 0.12}}}
+
+
+def _latency(row: dict) -> dict:
+  median = 0.15 + row["flops"] / 1.5e6 + 0.004 * row["seed"]
+  return {"arm": row["arm"], "seed": row["seed"], "median_ms": median, "p10_ms": 0.93 * median,
+          "p90_ms": 1.12 * median, "runs": 300}
+
+
+def _write_curve(folder: pathlib.Path, seed: int, start: float, num: int) -> None:
+  rng = np.random.default_rng(seed)
+  write_lines(folder / "metrics.jsonl", [
+      {"step": 50 * (i + 1), "loss": float(start * np.exp(-i / 8) + 0.15 + rng.normal(0, 0.03)), "accuracy": 0.5}
+      for i in range(num)])
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """Makes work directories: `workdir(seeds=(0, 1), until="search")`."""
+  return lambda **options: make_workdir(tmp_path / "run", **options)
