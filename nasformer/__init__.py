@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def load(workdir, arm: str | None = None, seed: int | None = None):
-  """Loads a trained winner from a work directory; see `nasformer.derive.load`."""
-  from nasformer import derive  # imported on use: `import nasformer` alone costs nothing
+  """Loads a trained winner from a work directory; see `nasformer.deploy.load`."""
+  from nasformer import deploy  # imported on use: `import nasformer` alone costs nothing
 
-  return derive.load(workdir, arm=arm, seed=seed)
+  return deploy.load(workdir, arm=arm, seed=seed)

@@ -11,22 +11,23 @@ from nasformer.types import Params
 Metrics = Callable[[Array, Mapping[str, Array]], Mapping[str, Array]]
 
 
-def mean_metrics(apply: Callable, params: Params, metrics: Metrics,
-                 batches: Iterable[Mapping[str, Array]]) -> dict[str, float]:
-  """Means over all real examples.
+def evaluator(apply: Callable, metrics: Metrics) -> Callable[[Params, Iterable[Mapping[str, Array]]], dict[str, float]]:
+  """A function (weights, batches of one shape) -> means over all real examples; compiled once for a network.
 
   Args:
     apply: (params, images) -> logits.
-    params: of the network.
     metrics: (logits, batch) -> numbers per example, zero for padding, with "count" among them.
-    batches: of one shape.
   """
   step = jax.jit(lambda p, b: {name: value.sum() for name, value in metrics(apply(p, b["image"]), b).items()})
-  totals: dict[str, float] = {}
-  for batch in batches:
-    for name, value in jax.device_get(step(params, batch)).items():
-      totals[name] = totals[name] + float(value) if name in totals else float(value)
-  return means(totals)
+
+  def evaluate(params, batches):
+    totals: dict[str, float] = {}
+    for batch in batches:
+      for name, value in jax.device_get(step(params, batch)).items():
+        totals[name] = totals[name] + float(value) if name in totals else float(value)
+    return means(totals)
+
+  return evaluate
 
 
 def means(totals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

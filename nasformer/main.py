@@ -9,7 +9,7 @@ import pathlib
 import signal
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -30,6 +30,7 @@ _LIST = flags.DEFINE_bool("list", False, "List every component by table and end.
 
 def main(argv: list[str]) -> None:
   """Runs the stages that were asked for."""
+  logging.set_verbosity(logging.WARNING)
   console = Console()
   if len(argv) > 1:
     raise UserError(f"{argv[1]!r} is not a flag: flags begin with --, as in --workdir=DIR")

@@ -21,8 +21,6 @@ from nasformer.data.batching import eval_batches, train_batches
 from nasformer.experiment import Training
 from nasformer.nets.blocks import decayed
 from nasformer.progress import bar
-from nasformer.report import page, tables
-from nasformer.report.load import load as load_report
 from nasformer.score import counts
 from nasformer.search import loop as search_loop
 from nasformer.search import winner as choose
@@ -170,8 +168,8 @@ def _domain(run: Run, rule: str) -> Domain:
   narrow = dataclasses.replace(space, restrict=";".join(filter(None, (space.restrict, rule))))
   net = run.supernet.net
   costs = {"params": counts.NumParams(), "flops": counts.NumFlops()}
-  tables_ = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
-  return Domain(narrow, tables_, run.experiment.search.limits.counted())
+  tables = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
+  return Domain(narrow, tables, run.experiment.search.limits.counted())
 
 
 @contextlib.contextmanager
@@ -263,9 +261,9 @@ def _smallest(domain: Domain) -> np.ndarray:
 def _measure(run: Run, genes) -> dict[str, float]:
   network = derivation.module(run.supernet, run.experiment.space.decode(np.asarray(genes)))
   latency = run.experiment.latency
-  images = jnp.zeros((latency.batch_size, *run.splits.info.image_shape), jnp.uint8)
-  params = jax.jit(network.init)(jax.random.key(0), images)
-  return latency.measure(network.apply, params, images)
+  images = np.zeros((latency.batch_size, *run.splits.info.image_shape), np.uint8)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), images)
+  return latency.measure(network.apply, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), images)
 
 
 class Scorer:
@@ -275,7 +273,7 @@ class Scorer:
     self.run, self.params = run, params
     config = run.experiment.search
     split = run.splits.get("val", "search")
-    self.batches = [jax.device_put(batch) for batch in eval_batches(split, min(config.batch_size, len(split)))]
+    self.batches = [jax.device_put(batch) for batch in eval_batches(split, config.batch_size)]
     self.flops = CostTable(run.experiment.space, tuple(counts.terms(run.experiment.space, run.supernet.net,
                                                                     counts.NumFlops())))
     self.chunk, self.chunk_seconds = config.chunk, {}
@@ -312,15 +310,14 @@ class Scorer:
 
 def derive(run: Run) -> None:
   """Cuts every winner out of its supernet and proves that the small network computes the same."""
-  winners = run.winners("derive")
+  winners, cut = run.winners("derive"), derivation.checker(run.supernet)
   with bar(run.console, "derive", len(winners)) as show:
     for number, row in enumerate(winners):
       checkpoints = run.checkpoints(run.model_dir("derived", row["arm"], row["seed"]))
       if checkpoints.latest_step() is None:
         params = trained_supernet(run, row["seed"], "derive")
         images = next(eval_batches(run.splits.get("val", "derive"), _EXAMPLES))["image"]
-        small = derivation.derive(run.supernet, params, np.array(row["genes"], np.int32), images)
-        checkpoints.save(run.experiment.train.steps, small)
+        checkpoints.save(run.experiment.train.steps, cut(params, np.array(row["genes"], np.int32), images))
       show(number + 1)
 
 
@@ -336,12 +333,9 @@ def evaluate(run: Run) -> None:
       spec = experiment.space.decode(np.array(row["genes"]))
       network = derivation.module(run.supernet, spec)
       params = _retrained(run, row, network)
-      retrained = {}
-      for name in ("val", "test"):
-        split = run.splits.get(name, "evaluate")
-        batches = eval_batches(split, min(experiment.search.batch_size, len(split)))
-        retrained[name] = evaluation.mean_metrics(lambda p, x: network.apply({"params": p}, x), params,
-                                                  experiment.task.metrics, batches)
+      judge = evaluation.evaluator(lambda p, x: network.apply({"params": p}, x), experiment.task.metrics)
+      parts = {name: run.splits.get(name, "evaluate") for name in ("val", "test")}
+      retrained = {name: judge(params, eval_batches(part, experiment.search.batch_size)) for name, part in parts.items()}
       rows.append({key: row[key] for key in ("arm", "seed", "spec", "params", "flops")}
                   | {"inherited": {"val": row["inherited"]}, "retrained": retrained})
       timings.append({"arm": row["arm"], "seed": row["seed"], **_measure(run, row["genes"])})
@@ -361,8 +355,11 @@ def _retrained(run: Run, row: dict, network: Any) -> Params:
 
 def report(run: Run) -> None:
   """Writes the report and prints the table of results."""
+  from nasformer.report import page, tables  # loads matplotlib, which the other stages do without
+  from nasformer.report.load import load
+
   where = page.write(run.path)
-  run.console.print(tables.pareto_table(load_report(run.path)))
+  run.console.print(tables.pareto_table(load(run.path)))
   run.console.print(f"report: {where}", soft_wrap=True, highlight=False)
 
 

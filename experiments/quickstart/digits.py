@@ -16,8 +16,8 @@ from nasformer.train.optimizer import Optimizer
 
 
 def get_config():
-  train = Training(steps=2500, batch_size=64, checkpoint_every=500, report_every=50,
-                   optimizer=Optimizer(peak_lr=2e-3, warmup_steps=100, clip_norm=1.0))
+  train = Training(steps=4000, batch_size=64, checkpoint_every=500, report_every=50,
+                   optimizer=Optimizer(peak_lr=4e-3, warmup_steps=200, clip_norm=1.0))
   return config.open_up(Experiment(
       data="digits",
       space="tiny",
@@ -25,6 +25,6 @@ def get_config():
       sampling=Sampling("uniform"),
       train=train,
       search=Search(strategy=Evolution(population=64, num_parents=16, num_mutations=24, num_crossovers=24),
-                    generations=12, limits=Limits(flops=1.2e6)),
-      retrain=dataclasses.replace(train, steps=1500),
+                    generations=12, limits=Limits(flops=1.4e6)),
+      retrain=dataclasses.replace(train, steps=2500),
   ))

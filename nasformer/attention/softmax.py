@@ -15,11 +15,11 @@ class Softmax(Core):
 
   def attend(self, params, q, k, v, context):
     logits = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=masks.accumulator(q))
-    logits = (logits + self.bias(params, q, k)) / math.sqrt(q.shape[-1])
+    logits = (logits + self.bias(params, q, k, context)) / math.sqrt(q.shape[-1])
     mask = masks.visible(context.key_mask, context.causal, q.shape[1], k.shape[1])
     return jnp.einsum("bnts,bsne->btne", masks.softmax(logits, mask).astype(v.dtype), v)
 
-  def bias(self, params, q, k):
+  def bias(self, params, q, k, context):
     """What is added to q · k, before scaling; zero here."""
     return 0.0
 

@@ -2,7 +2,8 @@
 
 The table is shared by the heads. q_i · a is computed once per table row and gathered by distance, which equals adding
 a to every key and is cheaper whenever the table has fewer rows than there are keys. As in the mixed CIFAR-10 space of
-OpenNLPLab/mixFormer, distances are clipped at 14 and the relative term is scaled like the rest.
+OpenNLPLab/mixFormer, distances are clipped at 14 and the relative term is scaled like the rest. Positions are counted
+from the start on either side, so that padding moves nothing; causal queries are the last positions, as everywhere.
 """
 
 import dataclasses
@@ -34,11 +35,12 @@ class SoftmaxRelative(Softmax):
     rows = 2 * self.max_distance + 1
     return {"relative": Tensor((rows, sizes.head_dim), (None, None), xavier(rows, sizes.head_dim))}
 
-  def bias(self, params, q, k):
+  def bias(self, params, q, k, context):
     table = params["relative"].astype(q.dtype)
     scores = jnp.einsum("btnh,rh->bntr", q, table, preferred_element_type=masks.accumulator(q))
     queries, keys = q.shape[1], k.shape[1]
-    distance = np.arange(keys)[None, :] - (np.arange(queries)[:, None] + keys - queries)
+    start = keys - queries if context.causal else 0
+    distance = np.arange(keys)[None, :] - (np.arange(queries)[:, None] + start)
     rows = np.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
     return jnp.take_along_axis(scores, jnp.asarray(rows)[None, None], axis=-1)
 

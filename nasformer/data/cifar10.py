@@ -127,7 +127,7 @@ def _records(path: pathlib.Path, part: str) -> base.Split:
   except ImportError as error:
     raise UserError(f"{path} is an ArrayRecord copy, which needs the packages tensorflow-datasets and array_record "
                     f"({error}): install them") from error
-  items = [(f"{path}: {example['id'].decode()}", example["image"]) for example in examples]
+  items = [(f"{path}: {part} example {i}", example["image"]) for i, example in enumerate(examples)]
   return _encoded(part, items, [example["label"] for example in examples])
 
 

@@ -22,8 +22,8 @@ class Keep:
   """Living channels, heads and hidden units of a masked network."""
 
   embed: Bool[Array, "D"]
-  heads: Bool[Array, "N"] | None = None
-  ffn: Bool[Array, "F"] | None = None
+  heads: Bool[Array, "*L N"] | None = None
+  ffn: Bool[Array, "*L F"] | None = None
 
 
 @struct.dataclass

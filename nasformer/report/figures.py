@@ -72,7 +72,13 @@ def fronts(run: Run) -> Figure:
 
 @_styled
 def retrained(run: Run, metric: tables.Metric, label: str) -> Figure:
-  """Test accuracy after retraining against a cost: a small mark per seed, the mean with its standard deviation."""
+  """Test accuracy after retraining against a cost: a small mark per seed, the mean with its standard deviation.
+
+  Args:
+    run: with results.
+    metric: the cost, a row of `tables.METRICS`.
+    label: of its axis.
+  """
   figure, axes = _canvas("After retraining")
   for arm in run.arms:
     pairs = [(metric.of(model), model.test_retrained) for model in run.of(arm)]
@@ -93,7 +99,14 @@ def retrained(run: Run, metric: tables.Metric, label: str) -> Figure:
 
 @_styled
 def progress(run: Run, column: str, title: str, label: str) -> Figure:
-  """A column of `tables.progress` over the evaluations, one line per seed."""
+  """A column of `tables.progress` over the evaluations, one line per seed.
+
+  Args:
+    run: with trials.
+    column: "best_fitness" or "hypervolume".
+    title: of the picture.
+    label: of the vertical axis.
+  """
   figure, axes = _canvas(title)
   rows = tables.progress(run)
   for trials in run.trials:
@@ -192,7 +205,7 @@ def _bars(axes: Axes, spec: EncoderSpec, kinds: list[str]) -> None:
   axes.grid(axis="x", visible=False)
 
 
-def _marks(run: Run, axes: Axes, arm: str, points: list[tuple[float, float]]) -> None:
+def _marks(run: Run, axes: Axes, arm: str, points: list[tuple]) -> None:
   """The networks that the report is about: large, outlined, one legend entry per arm."""
   if points:
     axes.scatter(*zip(*points), 62, palette.colour(arm, run.arms), palette.marker(arm, run.arms), edgecolors="white",

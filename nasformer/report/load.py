@@ -121,10 +121,10 @@ def load(workdir: str | pathlib.Path) -> Run:
       experiment[name]
   winner = _read_json(workdir / "winner.json")
   with _blame(workdir / "winner.json"):
-    limits = winner["limits"] if winner else {}
+    limits = winner["limits"] if winner is not None else {}
   latency = _read_json(workdir / "latency.json")
   with _blame(workdir / "latency.json"):
-    latency = latency and {"device": latency["device"], "batch": latency["batch"]}
+    latency = {"device": latency["device"], "batch": latency["batch"]} if latency is not None else None
   return Run(
       experiment=experiment,
       limits=limits,
@@ -231,7 +231,7 @@ def _read_rows(path: pathlib.Path, name: str) -> dict[tuple[str, int], Mapping]:
   """The rows of a results file by arm and seed; nothing where there is no file."""
   tree = _read_json(path)
   with _blame(path):
-    return {(row["arm"], row["seed"]): row for row in (tree[name] if tree else ())}
+    return {(row["arm"], row["seed"]): row for row in (tree[name] if tree is not None else ())}
 
 
 def _read_log(path: pathlib.Path, names: tuple[str, ...]) -> Iterator[Mapping]:

@@ -8,6 +8,8 @@ import numpy as np
 
 from nasformer.ops import stats
 
+Number = int | float
+
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
@@ -17,12 +19,12 @@ class Spread:
   std: float | None
   num: int
 
-  def show(self, unit: Callable[[float, float | None], str]) -> str:
+  def show(self, unit: Callable[..., str]) -> str:
     """As text in a unit, such as `percent`."""
     return unit(self.mean, self.std)
 
 
-def spread(values: Iterable[float | None]) -> Spread | None:
+def spread(values: Iterable[Number | None]) -> Spread | None:
   """Spread of the values that are there; None when none is."""
   known = [value for value in values if value is not None]
   if not known:
@@ -31,22 +33,27 @@ def spread(values: Iterable[float | None]) -> Spread | None:
   return Spread(mean, std if len(known) > 1 else None, len(known))
 
 
-def percent(value: float, std: float | None = None, decimals: int = 1) -> str:
+def percent(value: Number, std: float | None = None, decimals: int = 1) -> str:
   """(0.975, 0.003) -> "97.5 ± 0.3%"."""
   return f"{_pair(100 * value, std and 100 * std, decimals)}%"
 
 
-def percent2(value: float, std: float | None = None) -> str:
+def percent2(value: Number, std: float | None = None) -> str:
   """(0.97512, 0.0031) -> "97.51 ± 0.31%"."""
   return percent(value, std, 2)
 
 
-def milliseconds(value: float, std: float | None = None) -> str:
+def milliseconds(value: Number, std: float | None = None) -> str:
   """(0.6693, 0.0091) -> "0.669 ± 0.009 ms"."""
   return f"{_pair(value, std, _decimals(value))} ms"
 
 
-def si(value: float, std: float | None = None) -> str:
+def three_digits(value: Number) -> str:
+  """0.68 -> "0.680"."""
+  return f"{value:.{_decimals(value)}f}"
+
+
+def si(value: Number, std: float | None = None) -> str:
   """Three digits and a decimal prefix: (36805, 809) -> "36.8k ± 0.8k"."""
   power = 0
   while abs(float(f"{value:.3g}")) >= 1000 ** (power + 1) and power < 4:
@@ -56,7 +63,7 @@ def si(value: float, std: float | None = None) -> str:
   return _pair(value / scale, std and std / scale, decimals, prefix)
 
 
-def compared(ours: float, theirs: float, noun: str) -> str:
+def compared(ours: Number, theirs: Number, noun: str) -> str:
   """A cost against another in words: "2.1× fewer FLOPs", "12% more FLOPs", "as many FLOPs" (within 2%)."""
   if not ours or not theirs or abs(ours / theirs - 1) < 0.02:
     return f"as many {noun}"
@@ -66,11 +73,11 @@ def compared(ours: float, theirs: float, noun: str) -> str:
   return f"{ratio:.1f}× {word} {noun}"
 
 
-def _pair(value: float, std: float | None, decimals: int | None, prefix: str = "") -> str:
+def _pair(value: Number, std: float | None, decimals: int | None, prefix: str = "") -> str:
   mean = f"{float(f'{value:.3g}'):g}" if decimals is None else f"{value:.{decimals}f}"
   return f"{mean}{prefix} ± {std:.{decimals}f}{prefix}" if std else f"{mean}{prefix}"
 
 
-def _decimals(value: float) -> int:
+def _decimals(value: Number) -> int:
   """How many decimals show three significant digits."""
   return max(2 - math.floor(math.log10(abs(value))), 0) if value else 0

@@ -7,7 +7,7 @@ from typing import Iterator, Mapping
 from nasformer.report import palette, tables
 from nasformer.report.load import BASELINE, Model, Run
 from nasformer.report.markup import bar, dot, table, text
-from nasformer.report.numbers import compared, milliseconds, percent, si
+from nasformer.report.numbers import Number, compared, milliseconds, percent, si, three_digits
 from nasformer.report.verdict import verdict
 
 Drawings = Mapping[str, str]
@@ -17,11 +17,11 @@ DUPLICATE, REJECTED = palette.RULE, palette.SOFT
 
 def first_screen(run: Run, drawings: Drawings) -> Iterator[str]:
   """What was found, in words and in one card per arm."""
-  data = run.experiment["dataset"]
-  found = verdict(run)
+  data, found = run.experiment["dataset"], verdict(run)
+  seeds = f"{len(run.seeds)} seed{'s' * (len(run.seeds) != 1)}"
   yield (f'<p class="soft note">nasformer report · {text(data["name"])} · {data["num_train"]:,} training,'
          f' {data["num_val"]:,} validation, {data["num_test"]:,} test examples · '
-         f"{len(data['class_names'])} classes · {len(run.seeds)} seed{'s' * (len(run.seeds) != 1)} · {text(run.experiment['device'])}</p>")
+         f"{len(data['class_names'])} classes · {seeds} · {text(run.experiment['device'])}</p>")
   yield f"<h1>{text(found.title)}</h1>"
   first, *others = found.lines
   yield f"<p>{text(first)}</p>"
@@ -40,9 +40,9 @@ def comparison(run: Run, drawings: Drawings) -> Iterator[str]:
   rows = [[_arm(run, arm), *(f"<b>{shown}</b>" if best else shown for shown, best in row)]
           for arm, row in tables.cells(run)]
   yield table(["arm", *heads], rows)
-  yield (f'<p class="soft note">{basis[0].upper()}{basis[1:]}; bold is the best of a column. Inherited: with the weights'
-         " of the supernet as they are. Retrained: trained from scratch, alone. The search never saw the test split."
-         f" {text(run.experiment['counting'])}</p>")
+  yield (f'<p class="soft note">{basis[0].upper()}{basis[1:]}; bold is the best of a column. Inherited: with the'
+         " weights of the supernet as they are. Retrained: trained from scratch, alone. The search never saw the test"
+         f" split. {text(run.experiment['counting'])}</p>")
   if len(run.seeds) > 1:
     rows = [[_arm(run, model.arm), str(model.seed), *(_value(metric, model) for metric in tables.METRICS)]
             for arm in run.arms for model in run.of(arm)]
@@ -119,11 +119,11 @@ def training(run: Run, drawings: Drawings) -> Iterator[str]:
   if not run.curves:
     yield _missing("no training has written its metrics")
   yield from _grid(drawings, ["supernet_loss", "retrain_loss"])
-  stages = dict.fromkeys(row["stage"] for row in run.timings if "seconds" in row)
+  stages = dict.fromkeys(row["stage"] for row in run.timings if "compilations" in row)  # the others are parts of these
   if stages:
-    yield table(["stage", "seconds, all seeds", "compilations"], [
-        [text(stage), _total(run, stage, "seconds", ",.1f"), _total(run, stage, "compilations", ",.0f")]
-        for stage in stages])
+    rows = [[text(stage.removesuffix(" total")), f"{_total(run, stage, 'seconds'):,.1f}",
+             f"{_total(run, stage, 'compilations'):,}"] for stage in stages]
+    yield table(["stage", "seconds", "compilations"], rows)
 
 
 def origin(run: Run, drawings: Drawings) -> Iterator[str]:
@@ -177,8 +177,8 @@ def _effort(run: Run) -> str:
       rows.append([_arm(run, arm), *(f"{count:,}" for count in (asked, evaluated, duplicates, *turned)),
                    bar([(count / total, colour) for count, colour in pieces])])
   heads = ["arm", "asked for", "evaluated", "seen before", *(f"over the {cost} limit" for cost in costs), "shares"]
-  return (f'{table(heads, rows)}<p class="soft note">Sums over seeds. A proposal over a counted limit is turned away and'
-          " replaced by one within it. In the bars: evaluated in the colour of the arm,"
+  return (f'{table(heads, rows)}<p class="soft note">Sums over seeds. A proposal over a counted limit is turned away'
+          " and replaced by one within it. In the bars: evaluated in the colour of the arm,"
           f" {dot(DUPLICATE)}seen before, {dot(REJECTED)}turned away.</p>")
 
 
@@ -190,15 +190,14 @@ def _tau(row: Mapping, where: str) -> str:
 def _latency_cells(run: Run, model: Model, twice: bool) -> Iterator[str]:
   measured = model.latency_ms
   if twice:
-    yield "–" if model.search_ms is None else f"{model.search_ms:.3g}"
+    yield "–" if model.search_ms is None else three_digits(model.search_ms)
   over = "latency_ms" in run.limits and measured["median_ms"] > run.limits["latency_ms"]
-  yield ("<b>over the limit</b> " if over else "") + f"{measured['median_ms']:.3g}"
-  yield f"{measured['p10_ms']:.3g} to {measured['p90_ms']:.3g}"
+  yield ("<b>over the limit</b> " if over else "") + three_digits(measured["median_ms"])
+  yield f"{three_digits(measured['p10_ms'])} to {three_digits(measured['p90_ms'])}"
 
 
-def _total(run: Run, stage: str, name: str, form: str) -> str:
-  found = [row[name] for row in run.timings if row["stage"] == stage and name in row]
-  return format(sum(found), form) if found else "–"
+def _total(run: Run, stage: str, name: str) -> Number:
+  return sum(row[name] for row in run.timings if row["stage"] == stage and name in row)
 
 
 def _grid(drawings: Drawings, names: list[str]) -> Iterator[str]:

@@ -104,7 +104,7 @@ def fronts(run: Run) -> Rows:
 
 
 def reference(run: Run) -> Float[np.ndarray, "2"]:
-  """The corner that hypervolume is measured from: accuracy of guessing, 1.1 times the FLOPs of the costliest candidate."""
+  """The corner that hypervolume is measured from: accuracy of guessing, 1.1 times the FLOPs of the costliest trial."""
   classes = run.experiment["dataset"]["class_names"]
   guess = 1 / len(classes) if len(classes) > 1 else 0.0
   return np.array([guess, 1.1 * max(trials.flops.max() for trials in run.trials)])

@@ -25,33 +25,34 @@ def verdict(run: Run) -> Verdict:
   tested = {arm: row for arm, row in rows.items() if row["test_retrained"]}
   if not tested:
     return _after_search(run)
-  tied = _tied(run, tested)
-  if len(tied) == 1:
-    title = f"{_called(tied[0])} wins: {_score(tested[tied[0]])}"
-  else:
-    names = f"{', '.join(_called(arm) for arm in tied[:-1])} and {_called(tied[-1])}"
-    cheapest = min(tied, key=lambda arm: tested[arm]["flops"].mean)
-    word = "cheaper" if len(tied) == 2 else "cheapest"
-    title = f"{names} are level on test accuracy; the {word} is {_called(cheapest)}: {_score(tested[cheapest])}"
-    tied = (cheapest,)
   missing = [arm for arm in run.arms if arm not in tested]
-  lines = [_against_baseline(run, tested, tied[0]), _noise_line(run, tested)]
+  tied = _tied(run, tested)
+  chosen = min(tied, key=lambda arm: tested[arm]["flops"].mean)
+  title = f"{_called(chosen)} wins: {_score(tested[chosen])}"
+  if len(tied) > 1:
+    title = (f"{', '.join(map(_called, tied[:-1]))} and {_called(tied[-1])} are level on test accuracy;"
+             f" the {'cheaper' if len(tied) == 2 else 'cheapest'} is {_called(chosen)}: {_score(tested[chosen])}")
+  lines = [_against_baseline(run, tested, chosen), _noise_line(run, tested)]
   lines += [f"Not retrained yet: {', '.join(missing)}."] if missing else []
   return Verdict(_sentence(title), tuple(lines))
 
 
 def noise(run: Run, accuracy: Spread) -> float:
-  """Uncertainty of a test accuracy: the deviation over seeds or the binomial error of the split, whichever is larger."""
+  """Uncertainty of a test accuracy: deviation over seeds or binomial error of the split, whichever is larger."""
   return max(accuracy.std or 0.0, stats.binomial_error(accuracy.mean, run.experiment["dataset"]["num_test"]))
 
 
 def _tied(run: Run, tested: dict) -> tuple[str, ...]:
   """The best arm and those whose distance from it is within both their uncertainties, best first."""
-  accuracy = {arm: row["test_retrained"] for arm, row in tested.items()}
-  order = sorted(accuracy, key=lambda arm: -accuracy[arm].mean)
-  best = accuracy[order[0]]
-  return tuple(arm for arm in order if arm == order[0]
-               or best.mean - accuracy[arm].mean < math.hypot(noise(run, best), noise(run, accuracy[arm])))
+  mean = {arm: row["test_retrained"].mean for arm, row in tested.items()}
+  best, *others = sorted(mean, key=lambda arm: -mean[arm])
+  near = [arm for arm in others if mean[best] - mean[arm] <= _uncertainty(run, tested[best], tested[arm])]
+  return (best, *near)
+
+
+def _uncertainty(run: Run, one: dict, two: dict) -> float:
+  """Of the difference of two arms on the test split."""
+  return math.hypot(noise(run, one["test_retrained"]), noise(run, two["test_retrained"]))
 
 
 def _after_search(run: Run) -> Verdict:
@@ -75,18 +76,24 @@ def _against_baseline(run: Run, tested: dict, arm: str) -> str:
     arm = max(searched, key=lambda name: tested[name]["test_retrained"].mean)
     lead = f"The best searched arm is {arm}, {_score(tested[arm])}. "
   ours, theirs = tested[arm], tested[BASELINE]
-  points = 100 * (ours["test_retrained"].mean - theirs["test_retrained"].mean)
+  gain = ours["test_retrained"].mean - theirs["test_retrained"].mean
+  how = f"{100 * abs(gain):.1f} points {'more' if gain > 0 else 'less'} accurate"
+  if abs(gain) < 0.0005:
+    how = "as accurate"
+  elif abs(gain) <= _uncertainty(run, ours, theirs):
+    how += " (within the uncertainty)"
   flops = compared(ours["flops"].mean, theirs["flops"].mean, "FLOPs")
   params = compared(ours["params"].mean, theirs["params"].mean, "parameters")
-  return (f"{lead}Against the hand-made baseline ({_score(theirs)}) {arm} is {abs(points):.1f} points"
-          f" {'more' if points >= 0 else 'less'} accurate, with {flops} and {params}.")
+  return (f"{lead}Against the hand-made baseline ({_score(theirs)}) {arm} is {how}, with {flops}"
+          f" and {params}.")
 
 
 def _noise_line(run: Run, tested: dict) -> str:
   num = min(row["test_retrained"].num for row in tested.values())
   seeds = f"over {num} seeds" if num > 1 else "over seeds (unknown here: there is one seed)"
-  return ("Arms are called level when they differ by less than their combined uncertainty: the standard deviation"
-          f" {seeds} or the sampling error of {run.experiment['dataset']['num_test']:,} test examples, whichever is larger.")
+  num_test = run.experiment["dataset"]["num_test"]
+  return ("Arms are called level when they differ by no more than their combined uncertainty: the standard deviation"
+          f" {seeds} or the sampling error of {num_test:,} test examples, whichever is larger.")
 
 
 def _called(arm: str) -> str:

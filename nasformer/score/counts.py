@@ -8,7 +8,7 @@ all networks of the space and can be looked up under jit.
 
 import dataclasses
 import itertools
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ RULE = ("FLOPs = 2 x multiply-adds of all matrix products for one example, embed
 Term = tuple[tuple[int, ...], np.ndarray]
 
 
+@runtime_checkable
 class Net(Protocol):
   """What counting needs of a network family: the price of a part, and of a whole network."""
 

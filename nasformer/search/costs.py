@@ -18,6 +18,7 @@ from nasformer.space.base import Space
 
 Term = tuple[tuple[int, ...], np.ndarray]  # positions of genes, and a table with one axis for each
 _DIGIT = 20  # bits; the low digits of 2¹¹ terms still add up inside an int32
+_LOW = 2**_DIGIT - 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,11 +55,10 @@ class CostTable:
   def excess(self, genes: Int[Array | np.ndarray, "*P G"], limit: float | int) -> Float[Array, "*P"]:
     """How far a cost is above its limit, relative to the limit; 0 exactly where it is not. Valid under jit."""
     prices, cells = self._cells(genes)
-    high = jnp.asarray(prices >> _DIGIT, jnp.int32)[cells].sum(-1)
-    low = jnp.asarray(prices % 2**_DIGIT, jnp.int32)[cells].sum(-1)
+    digits = jnp.asarray(np.stack([prices >> _DIGIT, prices & _LOW], -1), jnp.int32)[cells].sum(-2)
     bound = math.floor(min(limit, 2**50))
-    high = high + (low >> _DIGIT) - (bound >> _DIGIT)
-    low = low % 2**_DIGIT - bound % 2**_DIGIT
+    high = digits[..., 0] + (digits[..., 1] >> _DIGIT) - (bound >> _DIGIT)
+    low = (digits[..., 1] & _LOW) - (bound & _LOW)
     above = (high > 0) | ((high == 0) & (low > 0))
     amount = high.astype(jnp.float32) * 2**_DIGIT + low.astype(jnp.float32)
     return jnp.where(above, amount / float(limit), 0.0)

@@ -108,8 +108,8 @@ class Domain:
 
     def redraw(carry):
       turn, genes, excess = carry
-      where, what = jax.random.split(jax.random.fold_in(walk, turn))
-      gene = jax.random.randint(where, (num, 1), 0, num_genes)
+      which, what = jax.random.split(jax.random.fold_in(walk, turn))
+      gene = (jax.random.uniform(which, (num, 1)) * num_genes).astype(jnp.int32)
       changed = jnp.where(jnp.arange(num_genes) == gene, self.space.draw(what, num), genes)
       now = self.excess(changed).sum(-1)
       better = now < excess

@@ -65,10 +65,11 @@ class Evolution:
     num = len(state.scores)
     if num == 0:
       return domain.sample(key, self.population)
-    one, two, mutate, cross, repair = jax.random.split(key, 5)
-    first = jax.random.randint(one, (self.num_mutations + self.num_crossovers,), 0, num)
-    other = (first + jax.random.randint(two, first.shape, 1, num)) % num
-    first, other = state.genes[first], state.genes[other]
+    pick, mutate, cross, repair = jax.random.split(key, 4)
+    one, two = jax.random.uniform(pick, (2, self.num_mutations + self.num_crossovers))
+    one = (one * num).astype(jnp.int32)
+    two = (one + 1 + (two * (num - 1)).astype(jnp.int32)) % num  # never the same
+    first, other = state.genes[one], state.genes[two]
     mutants = domain.space.mutate(mutate, first[: self.num_mutations], self.mutation_rate)
     children = domain.space.cross(cross, first[self.num_mutations :], other[self.num_mutations :])
     return domain.repair(repair, jnp.concatenate([mutants, children]))

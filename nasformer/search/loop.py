@@ -130,7 +130,10 @@ def _start(strategy: Strategy, domain: Domain, key: Array) -> tuple[Any, Draw]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(strategy: Strategy, domain: Domain, key: Array, number: int, state: Any, genes: Population, scores: Array):
+def _step(
+    strategy: Strategy, domain: Domain, key: Array, number: Int[Array, ""], state: Any,
+    genes: Population, scores: Float[Array, "P"],
+) -> tuple[Any, Draw]:
   """One round of search, selection, variation and repair in one program: the new state and the next generation."""
   _, asks = jax.random.split(key)
   state = strategy.tell(state, genes, scores)

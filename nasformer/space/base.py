@@ -159,22 +159,25 @@ class Space:
 
   def draw(self, key: Array, num: int) -> Int[Array, "P G"]:
     """The same before inactive genes are set to 0: the values that they take if others bring them to life."""
-    options = np.argsort(~self.allowed, axis=-1, kind="stable").astype(np.int32)  # the allowed ones come first
-    place = jax.random.uniform(key, (num, self.num_genes)) * self.allowed.sum(-1)
-    return jnp.asarray(options)[jnp.arange(self.num_genes), place.astype(jnp.int32)]
+    return self._at(jax.random.uniform(key, (num, self.num_genes)))
 
   def mutate(self, key: Array, genes: Int[Array, "P G"], rates: float | Float[Array, "*G"]) -> Int[Array, "P G"]:
     """Redraws each gene with its own probability (HAT 3.3: resampled from its list, so it may stay as it is)."""
-    flip, fresh = jax.random.split(key)
-    change = jax.random.bernoulli(flip, jnp.broadcast_to(rates, genes.shape)) | ~self.active(genes)
-    return self.canonical(jnp.where(change, self.draw(fresh, genes.shape[0]), genes))
+    flip, place = jax.random.uniform(key, (2, *genes.shape))
+    return self.canonical(jnp.where((flip < rates) | ~self.active(genes), self._at(place), genes))
 
   def cross(self, key: Array, one: Int[Array, "P G"], two: Int[Array, "P G"]) -> Int[Array, "P G"]:
     """Takes every gene from either parent with probability 1/2, an active gene before an inactive one."""
-    flip, fresh = jax.random.split(key)
+    flip, place = jax.random.uniform(key, (2, *one.shape))
     in_one, in_two = self.active(one), self.active(two)
-    child = jnp.where(in_one & (jax.random.bernoulli(flip, 0.5, one.shape) | ~in_two), one, two)
-    return self.canonical(jnp.where(in_one | in_two, child, self.draw(fresh, one.shape[0])))
+    child = jnp.where(in_one & ((flip < 0.5) | ~in_two), one, two)
+    return self.canonical(jnp.where(in_one | in_two, child, self._at(place)))
+
+  def _at(self, place: Float[Array, "P G"]) -> Int[Array, "P G"]:
+    """Allowed options by their place in [0, 1), so that a uniform place gives a uniform option."""
+    options = np.argsort(~self.allowed, axis=-1, kind="stable").astype(np.int32)  # the allowed ones come first
+    number = (place * self.allowed.sum(-1)).astype(jnp.int32)
+    return jnp.asarray(options)[jnp.arange(self.num_genes), number]
 
   # -- views --------------------------------------------------------------------------------------------------------
 

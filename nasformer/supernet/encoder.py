@@ -134,26 +134,26 @@ class Supernet:
 
     def attention(kind, heads):
       def run(p, layer, state, aux):
-        noise, _ = layer_noise(net, aux[1], layer, space.max_depth, share)
+        noise, _ = layer_noise(net, aux["key"], layer, space.max_depth, share)
         return net.attention(kind, p, state[0], noise=noise, carry=state[1])
 
       return Branch(self._attention_cut(embed_dim, kind, heads), run)
 
     def mlp(ffn_dim):
       def run(p, layer, state, aux):
-        _, noise = layer_noise(net, aux[1], layer, space.max_depth, share)
+        _, noise = layer_noise(net, aux["key"], layer, space.max_depth, share)
         return net.mlp(p, state[0], noise=noise), state[1]
 
       return Branch(self._mlp_cut(embed_dim, ffn_dim), run)
 
-    width = len(space.num_heads)
+    aux = {"attention": reading.kind * len(space.num_heads) + reading.heads, "mlp": reading.ffn, "key": key}
     layers = (
-        branching.Block(lambda i, aux: aux[0].kind[i] * width + aux[0].heads[i],
+        branching.Block(lambda i, aux: aux["attention"][i],
                         tuple(attention(kind, heads) for kind in space.kinds for heads in space.num_heads)),
-        branching.Block(lambda i, aux: aux[0].ffn[i], tuple(map(mlp, space.ffn_dims(embed_dim)))),
+        branching.Block(lambda i, aux: aux["mlp"][i], tuple(map(mlp, space.ffn_dims(embed_dim)))),
     )
     x = net.stem(slicing.plain(net.stem_tensors(embed_dim)).take(params["stem"]), images)
-    x, _ = branching.run_layers(layers, reading.depth, space.max_depth, (x, None), params["layers"], (reading, key))
+    x, _ = branching.run_layers(layers, reading.depth, space.max_depth, (x, None), params["layers"], aux)
     return net.head(slicing.plain(net.head_tensors(embed_dim)).take(params["head"]), x)
 
   def shared(self, params: dict, genes: Int[Array, "G"], images: ImageBatch, axis: str) -> Float[Array, "B C"]:

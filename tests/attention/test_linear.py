@@ -1,8 +1,8 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.attention import kernel
 from nasformer.attention.base import Context, Count, Sizes
 from nasformer.attention.linear import Linear
 
@@ -18,26 +18,12 @@ def _divisor(xp, total):
   return total + 1e-6
 
 
-def test_equals_dense(check_values, case):
-  check_values(Linear(), _weights, _divisor, case)
+def test_equals_dense(check_dense, case):
+  check_dense(Linear(), _weights, _divisor, case)
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
-def test_equals_dense_over_several_chunks(check_values, check_gradients, case, chunk, monkeypatch):
-  if not case.causal:
-    pytest.skip("only the causal form is in chunks")
-  monkeypatch.setattr(kernel, "CHUNK", chunk)
-  check_values(Linear(), _weights, _divisor, case)
-  check_gradients(Linear(), _weights, _divisor, case)
-
-
-@pytest.mark.parametrize("dtype, rtol, atol", [(jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 2e-2, 2e-2)])
-def test_equals_dense_in_less_precision(check_values, case, dtype, rtol, atol):
-  check_values(Linear(), _weights, _divisor, case, dtype, rtol, atol)
-
-
-def test_gradients_equal_dense(check_gradients, case):
-  check_gradients(Linear(), _weights, _divisor, case)
+def test_equals_dense_in_less_precision(check_precision):
+  check_precision(Linear(), _weights, _divisor)
 
 
 def _normal(*shape):
@@ -47,14 +33,14 @@ def _normal(*shape):
 @pytest.mark.parametrize("causal", [False, True])
 def test_constant_values_stay_constant(causal):
   q = _normal(2, 5, 3, 4)
-  out = Linear().attend({}, q, q + 1, jnp.full((2, 5, 3, 6), 2.5), Context(causal=causal))
+  out = jax.jit(Linear().attend)({}, q, q + 1, jnp.full((2, 5, 3, 6), 2.5), Context(causal=causal))
   np.testing.assert_allclose(out, 2.5, rtol=1e-5)
 
 
 def test_equal_keys_give_the_running_mean():
   v = _normal(1, 7, 2, 3)
   same = jnp.ones((1, 7, 2, 4))
-  out = Linear().attend({}, _normal(1, 7, 2, 4), same, v, Context(causal=True))
+  out = jax.jit(Linear().attend)({}, _normal(1, 7, 2, 4), same, v, Context(causal=True))
   mean = np.cumsum(v, axis=1) / np.arange(1, 8)[None, :, None, None]
   np.testing.assert_allclose(out, mean, rtol=1e-5, atol=1e-6)
 
@@ -62,8 +48,8 @@ def test_equal_keys_give_the_running_mean():
 def test_the_order_of_keys_means_nothing():
   q, order = _normal(2, 5, 3, 4), jnp.array([3, 0, 4, 1, 2])
   mask = jnp.array([[True, True, False, True, True], [True] * 5])
-  out = Linear().attend({}, q, q, q, Context(key_mask=mask))
-  shuffled = Linear().attend({}, q, q[:, order], q[:, order], Context(key_mask=mask[:, order]))
+  out = jax.jit(Linear().attend)({}, q, q, q, Context(key_mask=mask))
+  shuffled = jax.jit(Linear().attend)({}, q, q[:, order], q[:, order], Context(key_mask=mask[:, order]))
   np.testing.assert_allclose(shuffled, out, rtol=1e-5, atol=1e-6)
 
 

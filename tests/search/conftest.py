@@ -5,7 +5,6 @@ import functools
 import itertools
 import types
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ class Toy(Space):
 
   max_depth: int = 2
 
-  @property
+  @functools.cached_property
   def genes(self):
     table = [Gene("scale", (1, 2)), Gene("depth", tuple(range(1, self.max_depth + 1)))]
     for i in range(self.max_depth):
@@ -46,7 +45,7 @@ class Toy(Space):
     """Every canonical genome, by brute force."""
     options = [np.flatnonzero(row) for row in self.allowed]
     genes = np.array(list(itertools.product(*options)), np.int32)
-    return np.unique(np.asarray(self.canonical(jnp.asarray(genes))), axis=0)
+    return np.unique(np.asarray(self.canonical(genes)), axis=0)
 
 
 @functools.cache  # one domain for all tests that ask alike: compiled programs are kept by domain
@@ -62,8 +61,10 @@ def make(max_depth=2, restrict="", **limits):
 
 def quality(space, genes):
   """A separable score: wide, full layers and many of them are good."""
-  genes = np.asarray(genes)
-  active = np.asarray(space.active(jnp.asarray(genes)))
+  active = np.ones(genes.shape, bool)
+  for i in range(space.max_depth):
+    active[:, 2 + 3 * i : 5 + 3 * i] = genes[:, [1]] >= i
+    active[:, 3 + 3 * i] &= genes[:, 2 + 3 * i] == 1
   worth = np.zeros(space.num_genes)
   worth[0], worth[2::3], worth[3::3], worth[4::3] = 0.4, -0.7, 0.3, 0.5
   tilt = np.linspace(1.0, 1.1, space.num_genes)  # no two genes are worth the same
@@ -75,7 +76,11 @@ def scorer(space, value=quality):
   return lambda genes: Score(value(space, genes), {"loss": -quality(space, genes)}, "table")
 
 
+LIMITS = {"flops": 1.9e10, "params": 20}, {"flops": 3e10, "params": 50}
+
+
 @pytest.fixture
 def toy():
-  """The toy as a namespace: `make` a domain, `quality` of genomes, `scorer` of a space."""
-  return types.SimpleNamespace(make=make, quality=quality, scorer=scorer, Toy=Toy)
+  """The toy as a namespace: `small` and `large` domain, `make` any other, `quality` of genomes, `scorer` of a space."""
+  return types.SimpleNamespace(small=make(2, **LIMITS[0]), large=make(6, **LIMITS[1]), make=make, quality=quality,
+                               scorer=scorer, Toy=Toy)

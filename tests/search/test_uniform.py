@@ -10,7 +10,7 @@ from nasformer.types import UserError
 
 
 def test_draws_the_domain_and_forgets_the_scores(toy):
-  domain = toy.make(6, flops=3e10, params=50)
+  domain = toy.large
   strategy = Uniform(population=30)
   ask = jax.jit(lambda key, state: strategy.ask(key, state, domain))
   state = strategy.init(jax.random.key(0), domain)

@@ -1,0 +1,76 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention import kernel
+from nasformer.attention.kernel import kernel_attention, kernel_count
+
+HEADS, FEATURES, VALUE_DIM = 2, 3, 4
+
+
+def _draw(queries, keys):
+  rng = np.random.default_rng(queries * 100 + keys)
+  mask = rng.random((2, keys)) < 0.7
+  return (rng.random((2, queries, HEADS, FEATURES)), rng.random((2, keys, HEADS, FEATURES)),
+          rng.normal(size=(2, keys, HEADS, VALUE_DIM)), mask)
+
+
+def _naive(phi_q, phi_k, v, mask, causal):
+  """The sums over visible keys, pair by pair."""
+  out = np.zeros((*phi_q.shape[:3], v.shape[-1]))
+  offset = phi_k.shape[1] - phi_q.shape[1]
+  for b, i, n in np.ndindex(phi_q.shape[:3]):
+    seen = [j for j in range(phi_k.shape[1]) if mask[b, j] and (not causal or j <= i + offset)]
+    weights = [phi_q[b, i, n] @ phi_k[b, j, n] for j in seen]
+    if seen:
+      out[b, i, n] = sum(w * v[b, j, n] for w, j in zip(weights, seen)) / (sum(weights) + 1e-6)
+  return out
+
+
+@functools.partial(jax.jit, static_argnames=("causal", "chunk"))  # a chunk is constant at tracing
+def _apply(*inputs, causal, chunk=None):
+  return kernel_attention(*inputs, causal, lambda total: total + 1e-6)
+
+
+@pytest.mark.parametrize("queries, keys", [(1, 1), (5, 5), (6, 11), (7, 3)])
+def test_both_forms_equal_the_sums_in_float64(queries, keys, monkeypatch):
+  inputs = _draw(queries, keys)
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(_apply(*inputs, causal=False), _naive(*inputs, False), rtol=1e-10, atol=1e-12)
+    for chunk in sorted({1, 3, 4, queries, queries + 5}):
+      monkeypatch.setattr(kernel, "CHUNK", chunk)
+      out = _apply(*inputs, causal=True, chunk=chunk)
+      np.testing.assert_allclose(out, _naive(*inputs, True), rtol=1e-10, atol=1e-12)
+
+
+def test_a_huge_key_leaves_earlier_queries_of_its_chunk_alone(monkeypatch):
+  """States before a chunk must not come from a difference: 1e12 would take all digits of the rest with it."""
+  monkeypatch.setattr(kernel, "CHUNK", 4)
+  phi_q, phi_k, v, _ = (jnp.asarray(x, jnp.float32) for x in _draw(12, 12))
+  attend = lambda k: _apply(phi_q, k, v, None, causal=True, chunk="huge")
+  np.testing.assert_array_equal(attend(phi_k.at[:, 7].set(1e12))[:, :7], attend(phi_k)[:, :7])
+
+
+def test_half_precision_is_summed_in_float32():
+  """Ones would stop adding up at 256 in bfloat16."""
+  ones = jnp.ones((1, 1000, 1, 1), jnp.bfloat16)
+  out = _apply(ones, ones, ones, None, causal=True)
+  assert out.dtype == jnp.bfloat16 and (out == 1).all()
+
+
+@pytest.mark.parametrize("queries, keys, causal", [
+    (5, 9, False), (9, 5, False), (1, 1, True), (63, 63, True), (65, 65, True), (10, 200, True), (9, 5, True)])
+def test_count_equals_what_is_done(count_products, queries, keys, causal):
+  shapes = [jax.ShapeDtypeStruct((1, length, HEADS, width), jnp.float32)
+            for length, width in ((queries, FEATURES), (keys, FEATURES), (keys, VALUE_DIM))]
+  done = count_products(lambda *x: kernel_attention(*x, None, causal, lambda total: total), *shapes)
+  count = kernel_count(HEADS, queries, keys, FEATURES, VALUE_DIM, causal)
+  assert (count.params, count.products, count.elementwise) == (0, done, 0)
+
+
+def test_chunks_are_few_and_no_larger_than_needed():
+  """65 positions are cut into 33 + 33 and not into 64 + 64, which would nearly double the work."""
+  assert [kernel._chunks(length) for length in (1, 64, 65, 128, 129)] == [(1, 1), (1, 64), (2, 33), (2, 64), (3, 43)]

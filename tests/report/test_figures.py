@@ -1,0 +1,118 @@
+"""The pictures show the numbers of the run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nasformer.report import figures, palette, tables
+from nasformer.report.load import load
+
+METRIC = tables.METRIC
+
+
+def labels(figure):
+  return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def marks(axes, label):
+  """Centres of the large marks of an arm."""
+  (found,) = [dots for dots in axes.collections if dots.get_label() == label]
+  return np.asarray(found.get_offsets())
+
+
+def test_fronts_show_winners_baseline_limit_and_every_candidate(workdir):
+  run = load(workdir(seeds=(0, 1), generations=3, population=10))
+  figure = figures.fronts(run)
+  (axes,) = figure.axes
+  assert labels(figure) == ["mixed", "softmax", "linear", "baseline"]
+  for arm in run.arms:
+    np.testing.assert_array_equal(marks(axes, arm), [(model.flops, model.val_inherited) for model in run.of(arm)])
+  dots = [dots for dots in axes.collections if dots.get_label() not in run.arms]
+  assert sum(len(d.get_offsets()) for d in dots) == 2 * 3 * 30
+  assert any(list(line.get_xdata()) == [1e6, 1e6] for line in axes.lines)
+  assert "limit 1M" in [text.get_text() for text in axes.texts]
+  assert axes.xaxis.get_major_formatter()(4e5) == "400k" and axes.yaxis.get_major_formatter()(0.95) == "95%"
+
+
+def test_many_candidates_are_drawn_as_pixels(workdir):
+  small = figures.to_svg(figures.fronts(load(workdir(generations=2, population=10))))
+  large = figures.to_svg(figures.fronts(load(workdir(generations=30, population=30))))
+  assert "data:image/png" not in small and "data:image/png" in large
+  assert len(large) < 400_000
+
+
+def test_retrained_shows_means_with_their_deviations(workdir):
+  run = load(workdir(seeds=(0, 1, 2)))
+  (axes,) = figures.retrained(run, METRIC["flops"], "FLOPs").axes
+  for arm in run.arms:
+    row = tables.spreads(run, arm)
+    np.testing.assert_allclose(marks(axes, arm), [(row["flops"].mean, row["test_retrained"].mean)])
+  assert len(axes.containers) == 4  # error bars
+  assert axes.get_xlabel() == "FLOPs"
+
+
+@pytest.mark.parametrize("column", ["best_fitness", "hypervolume"])
+def test_progress_has_a_line_per_search_and_a_label_per_arm(workdir, column):
+  run = load(workdir(seeds=(0, 1), generations=4, population=5))
+  figure = figures.progress(run, column, "title", "label")
+  (axes,) = figure.axes
+  assert len(axes.lines) == 6 and labels(figure) == ["mixed", "softmax", "linear"]
+  rows = [row for row in tables.progress(run) if (row["arm"], row["seed"]) == ("mixed", 0)]
+  np.testing.assert_array_equal(axes.lines[0].get_xdata(), [5, 10, 15, 20])
+  np.testing.assert_array_equal(axes.lines[0].get_ydata(), [row[column] for row in rows])
+
+
+def test_layers_show_width_kind_and_heads_of_each_seed(workdir):
+  run = load(workdir(seeds=(0, 1)))
+  figure = figures.layers(run, "mixed")
+  kinds = ["linear", "softmax"]
+  assert labels(figure) == kinds
+  for axes, model in zip(figure.axes, run.of("mixed"), strict=True):
+    assert [bar.get_height() for bar in axes.patches] == [layer.ffn_dim for layer in model.spec.layers]
+    assert [text.get_text() for text in axes.texts] == [str(layer.num_heads) for layer in model.spec.layers]
+    shown = [palette.colour(layer.kind, kinds) for layer in model.spec.layers]
+    assert [matplotlib_hex(bar.get_facecolor()) for bar in axes.patches] == shown
+    assert axes.get_title("left") == (
+        f"mixed, seed {model.seed}: {model.spec.depth} layers, width {model.spec.embed_dim}")
+
+
+def matplotlib_hex(colour):
+  return "#" + "".join(f"{round(255 * part):02X}" for part in colour[:3])
+
+
+def test_a_network_that_several_seeds_share_is_drawn_once(workdir):
+  (axes,) = figures.layers(load(workdir(seeds=(0, 1, 2))), "baseline").axes
+  assert axes.get_title("left").startswith("baseline, seeds 0, 1, 2: ")
+
+
+def test_agreement_has_a_mark_per_network(workdir):
+  run = load(workdir(seeds=(0, 1)))
+  (axes,) = figures.agreement(run).axes
+  np.testing.assert_array_equal(
+      marks(axes, "linear"), [(model.val_inherited, model.val_retrained) for model in run.of("linear")])
+
+
+def test_losses_have_a_line_per_training(workdir):
+  run = load(workdir(seeds=(0, 1)))
+  supernets = figures.losses(run, run.curves[:2], "Supernet")
+  assert len(supernets.axes[0].lines) == 2 and labels(supernets) == ["supernet"]
+  assert labels(figures.losses(run, run.curves[2:], "Retraining")) == ["baseline", "linear", "mixed", "softmax"]
+
+
+@pytest.mark.parametrize("change", [
+    {"accuracy": 0.9, "fitness": -0.1}, {"flops": 1000}, {"accuracy": None, "fitness": None}])
+def test_flat_and_failed_searches_can_be_drawn(workdir, change):
+  path = workdir(generations=2, population=3)
+  rows = [json.loads(line) | change for line in (path / "trials.jsonl").read_text().splitlines()]
+  (path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  run = load(path)
+  for figure in (figures.fronts(run), figures.progress(run, "best_fitness", "", ""),
+                 figures.progress(run, "hypervolume", "", "")):
+    assert figures.to_png(figure).startswith(b"\x89PNG")
+
+
+def test_the_same_run_gives_the_same_bytes(workdir):
+  run = load(workdir())
+  one, two = figures.fronts(run), figures.fronts(run)
+  assert figures.to_svg(one) == figures.to_svg(two) and figures.to_png(one) == figures.to_png(two)
