@@ -20,14 +20,10 @@ from nasformer.types import EncoderSpec
 
 KINDS = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
 SPACES = {name: registry.lookup(space.TABLE, name)() for name in space.TABLE}
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # most time here is compiling
-NUM = 20  # architectures of each space
-
-over_spaces = pytest.mark.parametrize("name", SPACES)
-over_both_mlp_rules = pytest.mark.parametrize("name", ["tiny", "autoformer_tiny"])
-
-
+FEW = ("linear", "softmax_relative")  # kinds, where it is not they that are tested
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
+over_spaces = pytest.mark.parametrize("name", SPACES)
 
 
 class QuickNet(VisionNet):
@@ -39,52 +35,47 @@ class QuickNet(VisionNet):
   head = quick(VisionNet.head, static_argnums=0)
 
 
-def shrunk(name):
-  """The same class of space with short lists of small sizes, and all kinds."""
+def shrunk(name, kinds):
+  """The same class of space with short lists of small sizes."""
   mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
-  return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4,
-                             kinds=tuple(KINDS), **mlp)
+  return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4, kinds=kinds,
+                             **mlp)
 
 
 @functools.cache
-def case(name):
-  """A supernet with parameters of which none is zero, a batch, random genomes, and its forms, compiled on first use."""
+def case(name, kinds=tuple(KINDS), num=20):
+  """A small supernet, parameters of which none is zero, a batch, random genomes, and what their small networks say."""
   net = Vision(2), (4, 6, 2), 3, tuple(KINDS.items()), (100.0, 120.0), (60.0, 50.0)
-  supernet = Supernet(shrunk(name), VisionNet(*net))
-  images, labels = 255 * jax.random.uniform(jax.random.key(1), (3, 4, 6, 2)), jnp.array([0, 2, 1])
-
-  def nowhere_zero(key):
-    leaves, tree = jax.tree.flatten(supernet.init(key))
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(tree, [x + 0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
+  supernet, rng = Supernet(shrunk(name, kinds), VisionNet(*net)), np.random.default_rng(0)
+  shapes = jax.eval_shape(supernet.init, jax.random.key(0))
+  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
+  images, labels = jnp.asarray(rng.uniform(0, 255, (3, 4, 6, 2)), jnp.float32), jnp.array([0, 2, 1])
+  genes = supernet.space.sample(jax.random.key(0), num)
 
   def loss(logits):
     return smoothed_cross_entropy(logits, labels, 0.1).mean(), logits
 
-  return types.SimpleNamespace(
-      supernet=supernet, net=QuickNet(*net), params=quick(nowhere_zero)(jax.random.key(0)), images=images, loss=loss,
-      genes=quick(lambda key: supernet.space.sample(key, NUM))(jax.random.key(2)),
-      exact=quick(lambda p, g: supernet.exact(p, g, images)),
-      masked_grad=quick(jax.grad(lambda p, g: loss(supernet.masked(p, g, images)), has_aux=True)),
-      exact_grad=quick(jax.grad(lambda p, g: loss(supernet.exact(p, g, images)), has_aux=True)))
+  def sliced(genes):
+    spec = supernet.space.decode(np.asarray(genes))
+    apply = VisionTransformer(QuickNet(*net), spec).apply
+    small = supernet.derive(params, spec)
+    return jax.grad(lambda small: loss(apply({"params": small}, images)), has_aux=True)(small)
+
+  grads, logits = zip(*map(sliced, genes))
+  return types.SimpleNamespace(supernet=supernet, params=params, images=images, loss=loss, genes=genes, grads=grads,
+                               logits=np.stack(logits))
 
 
 @functools.cache
-def sliced(name):
-  """(gradient, logits) of the small network of every genome of a case."""
+def gradient(name, form):
+  """Compiled (params, genes) -> (gradient, logits) of a form of the supernet."""
   this = case(name)
-
-  def of(genes):
-    spec = this.supernet.space.decode(np.asarray(genes))
-    apply = VisionTransformer(this.net, spec).apply
-    loss = lambda small: this.loss(apply({"params": small}, this.images))
-    return jax.grad(loss, has_aux=True)(this.supernet.derive(this.params, spec))
-
-  return [of(genes) for genes in this.genes]
+  return quick(jax.grad(lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.images)), has_aux=True))
 
 
-def logits_of(name):
-  return np.stack([logits for _, logits in sliced(name)])
+@functools.cache
+def exact(name):
+  return quick(lambda p, g: case(name).supernet.exact(p, g, case(name).images))
 
 
 def close(got, want):
@@ -92,30 +83,176 @@ def close(got, want):
 
 
 def check_gradients(name, form):
-  """Logits and gradients are those of the small networks; what a network does not use has a gradient of exactly zero."""
+  """Gradients are those of the small networks, and exactly zero for what a network does not use."""
   this = case(name)
-  for genes, (gradient, logits) in zip(this.genes, sliced(name), strict=True):
-    got, got_logits = form(this.params, genes)
-    close(got_logits, logits)
-    close(this.supernet.derive(got, this.supernet.space.decode(np.asarray(genes))), gradient)
-    dead = jax.tree.map(lambda g, used: jnp.where(used, 0, g), got, this.supernet.used(genes))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(dead))
+  for genes, want, want_logits in zip(this.genes, this.grads, this.logits, strict=True):
+    got, logits = gradient(name, form)(this.params, genes)
+    close(logits, want_logits)
+    close(this.supernet.derive(got, this.supernet.space.decode(np.asarray(genes))), want)
+    for leaf, used in zip(jax.tree.leaves(got), jax.tree.leaves(this.supernet.used(genes)), strict=True):
+      assert not np.where(used, 0, leaf).any()
 
 
-# -- 1. a masked network is its sliced network ------------------------------------------------------------------------
+# -- 1. every form of the supernet is the sliced network -----------------------------------------------------------------
 
 
 @over_spaces
-def test_masked_equals_sliced(name):
-  check_gradients(name, case(name).masked_grad)
+def test_masked_is_sliced(name):
+  check_gradients(name, "masked")
 
 
 @over_spaces
-def test_exact_equals_sliced(name):
+def test_exact_is_sliced(name):
+  close(np.stack([exact(name)(case(name).params, genes) for genes in case(name).genes]), case(name).logits)
+
+
+@pytest.mark.parametrize("name", ["tiny", "autoformer_tiny"])  # one for each rule of MLP widths
+def test_exact_gradient_is_sliced(name):
+  check_gradients(name, "exact")
+
+
+@pytest.mark.parametrize("name, chunk", [("tiny", 1), ("vision", 4), ("autoformer_tiny", 10)])
+def test_shared_is_sliced(name, chunk):
+  """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
+  this, rng = case(name), np.random.default_rng(1)
+  slope = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), this.params)
+
+  def member(genes):
+    logits = lambda params: this.loss(this.supernet.shared(params, genes, this.images, "chunk"))
+    return jax.jvp(logits, (this.params,), (slope,), has_aux=True)
+
+  run = quick(jax.vmap(member, axis_name="chunk"))
+  parts = [run(genes) for genes in this.genes.reshape(-1, chunk, this.genes.shape[1])]
+  _, slopes, logits = map(np.concatenate, zip(*parts))
+  close(logits, this.logits)
+  for genes, got, want in zip(this.genes, slopes, this.grads, strict=True):
+    small = this.supernet.derive(slope, this.supernet.space.decode(np.asarray(genes)))
+    close(got, sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(small), jax.tree.leaves(want), strict=True)))
+  assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("form", ["masked", "exact"])
+@pytest.mark.parametrize("transform", [jax.vmap, jax.pmap])
+def test_under_transformations(form, transform):
+  this = case("tiny", FEW, 2 if transform is jax.pmap else 6)
+  run = transform(lambda p, g: getattr(this.supernet, form)(p, g, this.images), in_axes=(None, 0))
+  close(run(this.params, this.genes), this.logits)
+
+
+@pytest.mark.parametrize("form", ["masked", "exact"])
+def test_gradients_under_pmap(form):
+  this = case("tiny", FEW, 2)
+  run = jax.pmap(jax.grad(lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.images))[0]), in_axes=(None, 0))
+  both = run(this.params, this.genes)
+  for i, (genes, want) in enumerate(zip(this.genes, this.grads, strict=True)):
+    spec = this.supernet.space.decode(np.asarray(genes))
+    close(this.supernet.derive(jax.tree.map(lambda leaf: leaf[i], both), spec), want)
+
+
+@over_spaces
+def test_full_size(name):
+  """Shapes only: nothing of that size is computed."""
+  supernet = Supernet(SPACES[name], VisionNet(Vision(4), (32, 32, 3), 10, tuple(KINDS.items())))
+  params = jax.eval_shape(supernet.init, jax.random.key(0))
+  genes, images = jax.ShapeDtypeStruct((2, supernet.space.num_genes), jnp.int32), jax.ShapeDtypeStruct((5, 32, 32, 3), jnp.uint8)
+  for form in (supernet.masked, supernet.exact, functools.partial(supernet.shared, axis="chunk")):
+    logits = jax.eval_shape(jax.vmap(form, (None, 0, None), axis_name="chunk"), params, genes, images)
+    assert (logits.shape, logits.dtype) == ((2, 5, 10), jnp.float32)
+
+
+# -- 2. one compilation serves every architecture ----------------------------------------------------------------------
+
+
+@over_spaces
+def test_one_compilation(name, count_compilations):
   this = case(name)
-  close(np.stack([this.exact(this.params, genes) for genes in this.genes]), logits_of(name))
+  forms = [gradient(name, "masked"), exact(name)]
+  for form in forms:
+    form(this.params, this.genes[0])
+  genomes = list(this.supernet.space.sample(jax.random.key(1), 30))
+  with count_compilations() as compilations:
+    for genes in genomes:
+      for form in forms:
+        form(this.params, genes)
+  assert not compilations and all(form._cache_size() == 1 for form in forms)
 
 
-@over_both_mlp_rules
-def test_exact_gradient_equals_sliced(name):
-  check_gradients(name, case(name).exact_grad)
+# -- 3. genes and specs are two forms of one thing ---------------------------------------------------------------------
+
+
+@over_spaces
+def test_codec(name):
+  this = SPACES[name]
+  genes = np.asarray(this.sample(jax.random.key(0), 300))
+  specs = [this.decode(row) for row in genes]
+  np.testing.assert_array_equal([this.encode(spec) for spec in specs], genes)
+  assert [this.decode(this.encode(spec)) for spec in specs] == specs
+  assert [EncoderSpec.from_json(json.loads(json.dumps(spec.to_json()))) for spec in specs] == specs
+  assert len(set(specs)) == len(np.unique(genes, axis=0))
+
+
+@over_spaces
+def test_variation_stays_inside(name):
+  this = dataclasses.replace(SPACES[name], restrict=f"layer.*.kind={SPACES[name].kinds[-1]}; depth={SPACES[name].max_depth}")
+  one, two = this.sample(jax.random.key(0), 50), this.sample(jax.random.key(1), 50)
+  for genes in (one, this.mutate(jax.random.key(2), one, 0.3), this.cross(jax.random.key(3), one, two)):
+    assert this.contains(genes).all()
+    assert {layer.kind for row in np.asarray(genes) for layer in this.decode(row).layers} == {this.kinds[-1]}
+
+
+# -- 4. an example does not know the others ----------------------------------------------------------------------------
+
+
+def test_rows_are_independent():
+  this = case("tiny")
+  other = this.images.at[1].set(255 - this.images[1])
+  run = quick(lambda genes, images: this.supernet.masked(this.params, genes, images))
+  for genes in this.genes:
+    before, after = run(genes, this.images), run(genes, other)
+    np.testing.assert_array_equal(before[::2], after[::2])
+    assert (before[1] != after[1]).any()
+
+
+# -- 6. counts are exact -----------------------------------------------------------------------------------------------
+
+
+def full_size(name):
+  """The space with every kind, and a network family of the size that it is meant for."""
+  this = dataclasses.replace(SPACES[name], kinds=tuple(KINDS))
+  return this, VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
+
+
+@over_spaces
+def test_counts_are_those_of_the_network(name, count_products):
+  this, net = full_size(name)
+  for genes in np.asarray(this.sample(jax.random.key(0), 2)):
+    spec = this.decode(genes)
+    module, images = VisionTransformer(net, spec), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    count = net.count_spec(spec)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == count.params
+    assert count_products(module.apply, variables, images) == count.products
+
+
+@over_spaces
+@pytest.mark.parametrize("cost", [NumParams(), NumFlops()])
+def test_counts_add_up_from_parts(name, cost):
+  this, net = full_size(name)
+  genes = np.asarray(this.sample(jax.random.key(1), 50))
+  table = CostTable(this, tuple(terms(this, net, cost)))
+  np.testing.assert_array_equal(table.exact(genes), [cost.read(net.count_spec(this.decode(row))) for row in genes])
+
+
+@over_spaces
+@pytest.mark.parametrize("cost", [NumParams(), NumFlops()])
+def test_counts_grow_with_every_size(name, cost):
+  this, net = full_size(name)
+  table = CostTable(this, tuple(terms(this, net, cost)))
+  genes = np.asarray(this.sample(jax.random.key(2), 50))
+  active, prices = np.asarray(this.active(genes)), table.exact(genes)
+  for i, gene in enumerate(this.genes):
+    if gene.kind == "ordinal":
+      more = genes.copy()
+      more[:, i] += 1
+      can = active[:, i] & (more[:, i] < len(gene.values))
+      assert (table.exact(more[can]) > prices[can]).all(), gene.name
