@@ -17,7 +17,9 @@ def pareto_mask(points: Num[np.ndarray, "E M"], maximise: tuple[bool, ...]) -> B
   return ~(no_worse & better).any(0) & ~np.isnan(signed).any(-1)
 
 
-def hypervolume_2d(points: Num[np.ndarray, "E 2"], reference: Num[np.ndarray, "2"], maximise: tuple[bool, ...]) -> float:
+def hypervolume_2d(
+    points: Num[np.ndarray, "E 2"], reference: Num[np.ndarray, "2"], maximise: tuple[bool, ...]
+) -> float:
   """Area that the points dominate above a reference point; a point that is not better than it in both adds nothing.
 
   Source: Zitzler and Thiele 1999, IEEE Transactions on Evolutionary Computation 3(4).

@@ -126,7 +126,7 @@ def _start(strategy: Strategy, domain: Domain, key: Array) -> tuple[Any, Draw]:
   """The state before anything is known, and the first generation."""
   start, asks = jax.random.split(key)
   state = strategy.init(start, domain)
-  return state, strategy.ask(jax.random.fold_in(asks, 0), state, domain)
+  return state, _ask(strategy, domain, asks, 0, state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -137,7 +137,12 @@ def _step(
   """One round of search, selection, variation and repair in one program: the new state and the next generation."""
   _, asks = jax.random.split(key)
   state = strategy.tell(state, genes, scores)
-  return state, strategy.ask(jax.random.fold_in(asks, number), state, domain)
+  return state, _ask(strategy, domain, asks, number, state)
+
+
+def _ask(strategy: Strategy, domain: Domain, key: Array, number: int | Int[Array, ""], state: Any) -> Draw:
+  draw = strategy.ask(jax.random.fold_in(key, number), state, domain)
+  return draw._replace(genes=domain.space.canonical(draw.genes))
 
 
 def _score(score_fn: ScoreFn, domain: Domain, number: int, new: list[np.ndarray]) -> list[dict]:

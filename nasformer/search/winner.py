@@ -28,11 +28,12 @@ def best(trials: Sequence[Mapping], value: str = "fitness", margin: float | int 
 
 
 def within_error(
-    trials: Sequence[Mapping], num_examples: int, num_errors: float | int = 1, value: str = "accuracy", cost: str = "flops"
+    trials: Sequence[Mapping], num_examples: int, num_errors: float | int = 1, value: str = "accuracy",
+    cost: str = "flops",
 ) -> Mapping:
   """The cheapest trial within k standard errors of the most accurate one (the one-standard-error rule).
 
-  Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+  Source: Breiman et al. 1984, Classification and Regression Trees, chapter 3.
 
   Args:
     trials: records of the search loop.

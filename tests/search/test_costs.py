@@ -1,5 +1,7 @@
 """Costs: the definition by loops, digits under jit against int64, the exact minimum against brute force."""
 
+import dataclasses
+import functools
 import itertools
 
 import jax
@@ -7,6 +9,18 @@ import numpy as np
 import pytest
 
 from nasformer.search.costs import CostTable, minimise
+from nasformer.space.base import Gene, Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Line(Space):
+  """Independent genes of two options."""
+
+  num: int = 3
+
+  @functools.cached_property
+  def genes(self):
+    return tuple(Gene(f"gene.{i}", (0, 1)) for i in range(self.num))
 
 
 def by_hand(table, genes):
@@ -16,7 +30,8 @@ def by_hand(table, genes):
   active = np.asarray(space.active(genes))
   totals = []
   for row, alive in zip(genes, active):
-    totals.append(sum(int(prices[tuple(row[list(where)])]) for where, prices in table.terms if not where or alive[where[-1]]))
+    counted = [(where, prices) for where, prices in table.terms if not where or alive[where[-1]]]
+    totals.append(sum(int(prices[tuple(row[list(where)])]) for where, prices in counted))
   return np.array(totals)
 
 
@@ -51,8 +66,7 @@ def test_excess_is_exact_at_the_limit(toy):
 
 def test_digits_carry():
   """2²⁰ - 1 twice is one carry; an infinite limit is no limit."""
-  space_of_one = _line(3)
-  table = CostTable(space_of_one, tuple(((i,), np.array([2**20 - 1, 2**20])) for i in range(3)))
+  table = CostTable(Line(), tuple(((i,), np.array([2**20 - 1, 2**20])) for i in range(3)))
   genes = np.array(list(itertools.product((0, 1), repeat=3)), np.int32)
   for limit in (3 * (2**20 - 1), 3 * 2**20 - 1, 3 * 2**20):
     np.testing.assert_array_equal(np.asarray(table.excess(genes, limit)) == 0, table.exact(genes) <= limit)
@@ -72,7 +86,7 @@ def test_minimum_equals_brute_force(toy, cost, restrict):
 def test_minimise_random_tables(seed):
   """Tables over random triples of nine genes, against all 2⁹ genomes."""
   rng = np.random.default_rng(seed)
-  space = _line(9)
+  space = Line(num=9)
   scopes = [tuple(sorted(rng.choice(9, 3, replace=False).tolist())) for _ in range(8)]
   factors = [(scope, rng.integers(-50, 50, (2, 2, 2))) for scope in scopes]
   totals = [sum(t[tuple(row[i] for i in s)] for s, t in factors) for row in itertools.product((0, 1), repeat=9)]
@@ -83,25 +97,13 @@ def test_minimise_random_tables(seed):
 def test_constant_terms(toy):
   table = CostTable(toy.Toy(), (((), np.array(7)),))
   assert table.minimum()[0] == 7 and (table.exact(table.space.everything()) == 7).all()
-  assert CostTable(toy.Toy(), ()).minimum()[0] == 0
+
+  nothing = CostTable(toy.Toy(), ())
+  assert nothing.minimum()[0] == 0 and not nothing.exact(table.space.everything()).any()
+  assert not np.asarray(nothing.excess(table.space.everything(), 1.0)).any()
 
 
 @pytest.mark.parametrize("prices", [np.ones(3, int), np.array([1.0, 2.0]), np.array([1, -1]), np.array([1, 2**50])])
 def test_bad_prices_are_refused(toy, prices):
   with pytest.raises(ValueError, match="whole numbers|stay below"):
     CostTable(toy.Toy(), (((0,), prices),))
-
-
-def _line(num):
-  """A space of independent two-way genes."""
-  import dataclasses
-
-  from nasformer.space.base import Gene, Space
-
-  @dataclasses.dataclass(frozen=True)
-  class Line(Space):
-    @property
-    def genes(self):
-      return tuple(Gene(f"gene.{i}", (0, 1)) for i in range(num))
-
-  return Line()
