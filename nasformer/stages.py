@@ -27,7 +27,6 @@ from nasformer.search import winner as choose
 from nasformer.search.costs import CostTable
 from nasformer.search.domain import Domain
 from nasformer.store import files
-from nasformer.store.checkpoint import Checkpoints
 from nasformer.store.trials import TrialLog
 from nasformer.store.writers import JsonlWriter
 from nasformer.supernet.population import PopulationPass, fastest_chunk
@@ -44,9 +43,13 @@ _EXAMPLES = 8  # images on which a derived network is compared with the supernet
 
 
 def train(run: Run) -> None:
-  """Trains the supernet of every seed."""
+  """Trains the supernet of every seed, once it is certain that the later stages can do what they were asked for."""
   experiment, supernet = run.experiment, run.supernet
   task = experiment.task
+  _domains(run)
+  for name in ("train", "retrain"):
+    with _named(f"--config.{name}"):
+      train_batches(run.splits.get("train", "train"), getattr(experiment, name).batch_size, seed=0)
   loss = supernet_loss(supernet, experiment.sampling, task.prepare, task.loss)
   for seed in experiment.seeds:
     fit(run, f"supernet, seed {seed}", run.supernet_dir(seed), seed, experiment.train, supernet.init, loss)
@@ -67,7 +70,7 @@ def retrain(run: Run) -> None:
     folder = run.model_dir("retrain", row["arm"], row["seed"])
     init = lambda key, network=network: network.init(key, example)["params"]
     params = fit(run, f"retrain {row['arm']}, seed {row['seed']}", folder, row["seed"], experiment.retrain, init, loss)
-    Checkpoints(folder / "model").save(experiment.retrain.steps, params)
+    run.checkpoints(folder / "model").save(experiment.retrain.steps, params)
 
 
 def fit(run: Run, label: str, folder: pathlib.Path, seed: int, training: Training, init: Callable,
@@ -89,7 +92,7 @@ def fit(run: Run, label: str, folder: pathlib.Path, seed: int, training: Trainin
   checkpoints = run.checkpoints(folder / "ckpt")
   done = checkpoints.latest_step()
   if done is None:
-    current, done = jax.jit(start)(run.key(seed, f"init {folder.parent.name}")), 0
+    current, done = jax.jit(start)(run.key(seed, "init")), 0
   else:
     current = checkpoints.restore(jax.eval_shape(start, jax.random.key(0)))
   if done < training.steps:
@@ -101,7 +104,8 @@ def fit(run: Run, label: str, folder: pathlib.Path, seed: int, training: Trainin
     update = step.make_step(loss, optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,
                             freeze_unused=training.freeze_unused)
     began, first = time.perf_counter(), done
-    with bar(run.console, label, training.steps, done) as show:
+    rate = f"optimizer.peak_lr={training.optimizer.peak_lr:g}"
+    with bar(run.console, label, training.steps, done) as show, _named(f"{label}, {rate}", loop.NonFiniteLoss):
       for done, current, metrics in loop.run(current, update, batches, training.steps, key=run.key(seed, "train"),
                                              report_every=training.report_every):
         log.write({"step": done, **metrics})
@@ -141,26 +145,37 @@ def search(run: Run) -> None:
   if run.repair:
     log.repair()
   known = log.read()
-  domains = {arm: _domain(run, rule) for arm, rule in config.arms.items()}
-  for arm, domain in domains.items():
-    with _named(f"search.arms.{arm}"):
-      domain.check()
-  baseline_domain = _domain(run, config.baseline)
   if run.winner.exists():
     return
-  consumed, winners = 0, []
+  domains, baseline_domain = _domains(run)
+  consumed, winners, scorer = 0, [], Scorer(run)
   for seed in run.experiment.seeds:
-    scorer = Scorer(run, trained_supernet(run, seed, "search"))
-    rows = []
+    rows, score = [], functools.partial(scorer, trained_supernet(run, seed, "search"))
     for arm, domain in domains.items():
       mine = [trial for trial in known if (trial["arm"], trial["seed"]) == (arm, seed)]
-      row, consumed = _search_arm(run, log, scorer, domain, arm, seed, mine, consumed)
+      row, consumed = _search_arm(run, log, score, domain, arm, seed, mine, consumed)
       rows.append(row)
-    winners += [*rows, _baseline(run, baseline_domain, scorer, seed, rows[0])]
+    winners += [*rows, _baseline(run, baseline_domain, score, seed, rows[0])]
     run.note_timing("search", seed=seed, chunk=scorer.chunk, chunk_seconds=scorer.chunk_seconds)
   log.truncate_to(consumed)
   limits = {name: value for name, value in dataclasses.asdict(config.limits).items() if value is not None}
   files.write_json(run.winner, {"main": next(iter(config.arms)), "limits": limits, "winners": winners})
+
+
+def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
+  """Where each arm may look, and where the hand-made networks are.
+
+  Raises:
+    UserError: a restriction means nothing in this space, or no network keeps the limits.
+  """
+  config, domains = run.experiment.search, {}
+  for arm, rule in config.arms.items():
+    with _named(f"--config.search.arms.{arm}"):
+      domains[arm] = _domain(run, rule)
+      domains[arm].check()
+      _latency_checks(run, domains[arm])
+  with _named("--config.search.baseline"):
+    return domains, _domain(run, config.baseline)
 
 
 def _domain(run: Run, rule: str) -> Domain:
@@ -173,20 +188,21 @@ def _domain(run: Run, rule: str) -> Domain:
 
 
 @contextlib.contextmanager
-def _named(where: str) -> Iterator[None]:
+def _named(where: str, kind: type[UserError] = UserError) -> Iterator[None]:
+  """Says where in front of an error of this kind."""
   try:
     yield
-  except UserError as error:
+  except kind as error:
     raise UserError(f"{where}: {error}") from error
 
 
-def _search_arm(run: Run, log: TrialLog, scorer: "Scorer", domain: Domain, arm: str, seed: int, known: list[dict],
-                consumed: int) -> tuple[dict, int]:
+def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Domain, arm: str, seed: int,
+                known: list[dict], consumed: int) -> tuple[dict, int]:
   """One search; gives its winner and how much of the log is in use so far."""
   config = run.experiment.search
   trials, found, began = [], None, time.perf_counter()
   checks = _latency_checks(run, domain)
-  rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, scorer, config.generations, known,
+  rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, score, config.generations, known,
                            checks)
   with bar(run.console, f"search {arm}, seed {seed}", config.generations) as show:
     for found in rounds:
@@ -215,7 +231,7 @@ def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
           "flops": trial["flops"], "inherited": {"accuracy": trial["accuracy"], "loss": trial["loss"]}}
 
 
-def _baseline(run: Run, domain: Domain, scorer: "Scorer", seed: int, main: dict) -> dict:
+def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
   """The largest network with all layers alike that a person would build for the same budget."""
   limits = {"flops": main["flops"], **domain.limits} if "flops" not in domain.limits else domain.limits
   domain = dataclasses.replace(domain, limits=limits)
@@ -223,13 +239,13 @@ def _baseline(run: Run, domain: Domain, scorer: "Scorer", seed: int, main: dict)
   inside = genomes[domain.meets(genomes)]
   if not len(inside):
     inside = genomes[[domain.costs["flops"].exact(genomes).argmin()]]  # none is that small: the nearest there is
-  for check in _latency_checks(run, domain).values():
-    inside = inside[check(inside)] if check(inside).any() else inside[:1]
   flops, params = (domain.costs[name].exact(inside) for name in ("flops", "params"))
-  best = inside[np.lexsort((params, flops))[-1]]
-  score = scorer(best[None])
+  falling = inside[np.lexsort((params, flops))[::-1]]
+  checks = _latency_checks(run, domain).values()
+  best = next((row for row in falling if all(check(row[None])[0] for check in checks)), falling[-1])
+  parts = score(best[None]).parts
   trial = {"genes": best.tolist(), "params": int(domain.costs["params"].exact(best)),
-           "flops": int(domain.costs["flops"].exact(best)), **{name: float(x[0]) for name, x in score.parts.items()}}
+           "flops": int(domain.costs["flops"].exact(best)), **{name: float(x[0]) for name, x in parts.items()}}
   return _winner_row(run, trial, "baseline", seed)
 
 
@@ -267,10 +283,10 @@ def _measure(run: Run, genes) -> dict[str, float]:
 
 
 class Scorer:
-  """Scores genomes with the weights of one supernet on the validation part."""
+  """Scores genomes with the weights of a supernet on the validation part; compiled once, for all seeds."""
 
-  def __init__(self, run: Run, params: Params):
-    self.run, self.params = run, params
+  def __init__(self, run: Run):
+    self.run = run
     config = run.experiment.search
     split = run.splits.get("val", "search")
     self.batches = [jax.device_put(batch) for batch in eval_batches(split, config.batch_size)]
@@ -280,9 +296,9 @@ class Scorer:
     if not config.chunk:
       self.chunk = 1 if jax.default_backend() == "cpu" else self._measured_chunk()
 
-  def __call__(self, genes: np.ndarray) -> Score:
+  def __call__(self, params: Params, genes: np.ndarray) -> Score:
     pieces = [genes[i : i + _CAPACITY] for i in range(0, len(genes), _CAPACITY)]
-    sums = [self.population(self.params, piece, self.flops.exact(piece), self.batches) for piece in pieces]
+    sums = [self.population(params, piece, self.flops.exact(piece), self.batches) for piece in pieces]
     means = evaluation.means({name: np.concatenate([s[name] for s in sums]) for name in sums[0]})
     return Score(self.run.experiment.search.score.value(means), means, "inherited", "val")
 
@@ -298,7 +314,8 @@ class Scorer:
     path = self.run.path / "chunk.json"
     if not path.exists():
       genes = np.asarray(self.run.experiment.space.sample(jax.random.key(0), _CAPACITY))
-      best, seconds = fastest_chunk(self._pass, self.params, genes, self.flops.exact(genes), self.batches[0])
+      weights = jax.tree.map(jnp.zeros_like, jax.eval_shape(self.run.supernet.init, jax.random.key(0)))
+      best, seconds = fastest_chunk(self._pass, weights, genes, self.flops.exact(genes), self.batches[0])
       files.write_json(path, {"chunk": best, "seconds": {str(chunk): value for chunk, value in seconds.items()}})
     found = files.read_json(path)
     self.chunk_seconds = found["seconds"]
@@ -358,7 +375,9 @@ def report(run: Run) -> None:
   from nasformer.report import page, tables  # loads matplotlib, which the other stages do without
   from nasformer.report.load import load
 
-  where = page.write(run.path)
+  with bar(run.console, "report", 1) as show:
+    where = page.write(run.path)
+    show(1)
   run.console.print(tables.pareto_table(load(run.path)))
   run.console.print(f"report: {where}", soft_wrap=True, highlight=False)
 

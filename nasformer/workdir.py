@@ -127,7 +127,7 @@ class Run:
         raise UserError(f"--workdir={self.path} holds another experiment ({difference}): choose another directory, or go"
                         " back to the config that it was made with")
       return
-    if any(self.path.glob("*.json*")):
+    if any(self.path.glob("[!.]*.json*")):  # but for what a kill left of experiment.json
       raise UserError(f"--workdir={self.path} holds results but no experiment.json: choose an empty directory")
     files.write_json(path, self.description(mine))
 

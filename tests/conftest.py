@@ -1,15 +1,87 @@
 """The suite runs on two CPU devices, and every call is checked against its annotations of shapes and types."""
 
+import dataclasses
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jaxtyping
 import pytest
+from absl.testing import flagsaver
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jaxtyping.install_import_hook("nasformer", "beartype.beartype")
+
+ROOT = pathlib.Path(__file__).parent.parent
+MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
+
+
+# -- the program -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """`python -m nasformer.main` on the micro configuration, in processes that share compiled code."""
+
+  cache: pathlib.Path
+
+  def start(self, *flags, **options):
+    """The running process; its output is one text."""
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen([sys.executable, "-m", "nasformer.main", MICRO, *flags], cwd=ROOT, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+  def run(self, *flags, **options):
+    """(exit status, standard output, standard error)."""
+    process = self.start(*flags, **options)
+    output, errors = process.communicate()
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+  return Program(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def finished(program, tmp_path_factory):
+  """Work directory of an uninterrupted run of all stages, with what it printed in output.txt; copy it to change it."""
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  status, output, errors = program.run(f"--workdir={workdir}")
+  assert status == 0, errors
+  (workdir / "output.txt").write_text(output)
+  return workdir
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+  """Function (*flags) -> (exit status, standard output, standard error) of the program, run in this process."""
+  from nasformer import main, stages  # define flags, some of them in the libraries that they import
+
+  monkeypatch.setattr(main.app, "run", lambda main, flags_parser: main(flags_parser(sys.argv)))
+  monkeypatch.delenv("NASFORMER_DATA", raising=False)
+
+  def call(*flags):
+    monkeypatch.setattr(sys, "argv", ["main.py", *flags])
+    status = 0
+    with flagsaver.flagsaver():
+      try:
+        main.run_main()
+      except SystemExit as end:
+        status = end.code
+    return status, *capsys.readouterr()
+
+  return call
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -5,5 +5,6 @@ TABLE = {
     "autoformer_tiny": "nasformer.space.autoformer:AutoFormerTiny",
     "autoformer_small": "nasformer.space.autoformer:AutoFormerSmall",
     "autoformer_base": "nasformer.space.autoformer:AutoFormerBase",
+    "encoder": "nasformer.space.encoder:Encoder",
     "tiny": "nasformer.space.tiny:Tiny",
 }

@@ -16,6 +16,7 @@ class AutoFormerTiny(Encoder):
   embed_dim: tuple[int, ...] = (192, 216, 240)
   depth: tuple[int, ...] = (12, 13, 14)
   num_heads: tuple[int, ...] = (3, 4)
+  ffn_dim: tuple[int, ...] = ()
   mlp_ratio: tuple[float, ...] = (3.5, 4.0)
   kinds: tuple[str, ...] = ("softmax",)
 
@@ -27,6 +28,7 @@ class AutoFormerSmall(Encoder):
   embed_dim: tuple[int, ...] = (320, 384, 448)
   depth: tuple[int, ...] = (12, 13, 14)
   num_heads: tuple[int, ...] = (5, 6, 7)
+  ffn_dim: tuple[int, ...] = ()
   mlp_ratio: tuple[float, ...] = (3.0, 3.5, 4.0)
   kinds: tuple[str, ...] = ("softmax",)
 
@@ -38,5 +40,6 @@ class AutoFormerBase(Encoder):
   embed_dim: tuple[int, ...] = (528, 576, 624)
   depth: tuple[int, ...] = (14, 15, 16)
   num_heads: tuple[int, ...] = (9, 10)
+  ffn_dim: tuple[int, ...] = ()
   mlp_ratio: tuple[float, ...] = (3.0, 3.5, 4.0)
   kinds: tuple[str, ...] = ("softmax",)

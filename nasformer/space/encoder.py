@@ -29,7 +29,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder(Space):
-  """Any encoder space, by its lists of choices: fill in the fields, or subclass and give them defaults.
+  """Any encoder space: give your own lists of choices, or subclass and make them defaults.
 
   Attributes:
     embed_dim: model widths.
@@ -41,11 +41,11 @@ class Encoder(Space):
     kinds: attention kinds that a layer may use, by name.
   """
 
-  embed_dim: tuple[int, ...] = ()
-  depth: tuple[int, ...] = ()
-  num_heads: tuple[int, ...] = ()
+  embed_dim: tuple[int, ...] = (128, 192, 256)
+  depth: tuple[int, ...] = (6, 7, 8)
+  num_heads: tuple[int, ...] = (2, 3, 4)
   head_dim: int = 64
-  ffn_dim: tuple[int, ...] = ()
+  ffn_dim: tuple[int, ...] = (256, 512, 768)
   mlp_ratio: tuple[float, ...] = ()
   kinds: tuple[str, ...] = ("softmax", "linear")
 

@@ -7,7 +7,7 @@ from nasformer.space.encoder import Encoder
 
 @dataclasses.dataclass(frozen=True)
 class Tiny(Encoder):
-  """For digits and tests: width 32-64, 2-4 layers, 2-4 heads of 16, softmax or linear per layer."""
+  """For digits and tests: width 32-64, 2-4 layers, 2-4 heads of 16; softmax, linear or cosFormer per layer."""
 
   embed_dim: tuple[int, ...] = (32, 48, 64)
   depth: tuple[int, ...] = (2, 3, 4)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -53,6 +54,12 @@ def encode(tree: Any, indent: int | None = None) -> bytes:
   """
   text = json.dumps(tree, indent=indent, allow_nan=False, ensure_ascii=False, default=lambda array: array.tolist())
   return (text + "\n").encode()
+
+
+def finite(value: Any) -> Any:
+  """The value, or None for NaN and the infinities: what `encode` takes."""
+  value = value.tolist() if hasattr(value, "tolist") else value
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_bytes(path: pathlib.Path | str, data: bytes) -> None:

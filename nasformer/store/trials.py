@@ -6,6 +6,7 @@ A search that is run again reads the log instead of evaluating again; that is wh
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Iterable, Mapping
 
@@ -24,7 +25,7 @@ class TrialLog:
   path: pathlib.Path | str
 
   def read(self) -> list[dict]:
-    """All trials.
+    """All trials; a score that was not finite is NaN.
 
     Raises:
       UserError: a line is damaged, such as a last line that was cut short.
@@ -38,8 +39,9 @@ class TrialLog:
     return trials
 
   def append(self, trials: Iterable[Mapping]) -> None:
-    """Adds the trials of one generation, all of them or, if the process dies, none."""
-    files.write_bytes(self.path, self._data() + b"".join(files.encode(trial) for trial in trials))
+    """Adds the trials of one generation, all of them or, if the process dies, none; NaN is written as null."""
+    lines = [files.encode({name: files.finite(value) for name, value in trial.items()}) for trial in trials]
+    files.write_bytes(self.path, self._data() + b"".join(lines))
 
   def truncate_to(self, num: int) -> None:
     """Drops every trial after the first `num`."""
@@ -83,5 +85,5 @@ def _intact(lines: list[bytes]) -> list[dict]:
       break
     if not isinstance(trial, dict) or not line.endswith(b"\n"):
       break
-    trials.append(trial)
+    trials.append({name: math.nan if value is None else value for name, value in trial.items()})
   return trials

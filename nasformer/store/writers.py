@@ -5,7 +5,6 @@ Nothing is computed from these files, so they are appended to in place, and a li
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import Any, Mapping
@@ -25,7 +24,7 @@ class JsonlWriter:
 
   def write(self, record: Mapping[str, Any]) -> None:
     """Adds a record; a number that is not finite is written as null."""
-    line = files.encode({name: _finite(value) for name, value in record.items()})
+    line = files.encode({name: files.finite(value) for name, value in record.items()})
     with files.explained(self.path):
       pathlib.Path(self.path).parent.mkdir(parents=True, exist_ok=True)
       with open(self.path, "ab+") as file:
@@ -46,11 +45,6 @@ class JsonlWriter:
     kept = [record for record in self.read() if record["step"] <= step]
     if os.path.exists(self.path):
       files.write_bytes(self.path, b"".join(map(files.encode, kept)))
-
-
-def _finite(value: Any) -> Any:
-  value = value.tolist() if hasattr(value, "tolist") else value
-  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parse(line: bytes) -> Any:

@@ -23,6 +23,9 @@ SPACES = {name: registry.lookup(space.TABLE, name)() for name in space.TABLE}
 FEW = ("linear", "softmax_relative")  # kinds, where it is not they that are tested
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
+RATIO = ("autoformer_tiny", ("softmax",), 10)  # a case whose MLP widths are multiples of the model's
+FORMS = ("masked", "exact")
+over_forms = pytest.mark.parametrize("form", FORMS)
 over_spaces = pytest.mark.parametrize("name", SPACES)
 
 
@@ -38,8 +41,8 @@ class QuickNet(VisionNet):
 def shrunk(name, kinds):
   """The same class of space with short lists of small sizes."""
   mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
-  return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4, kinds=kinds,
-                             **mlp)
+  return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4,
+                             kinds=kinds, **mlp)
 
 
 @functools.cache
@@ -67,59 +70,59 @@ def case(name, kinds=tuple(KINDS), num=20):
 
 
 @functools.cache
-def gradient(name, form):
-  """Compiled (params, genes) -> (gradient, logits) of a form of the supernet."""
-  this = case(name)
-  return quick(jax.grad(lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.images)), has_aux=True))
+def forward(form, *of):
+  """Compiled (params, genes) -> logits of a form of the supernet of a case."""
+  this = case(*of)
+  return quick(lambda p, g: getattr(this.supernet, form)(p, g, this.images))
 
 
 @functools.cache
-def exact(name):
-  return quick(lambda p, g: case(name).supernet.exact(p, g, case(name).images))
+def gradient(form, *of):
+  """Likewise -> (gradient, logits)."""
+  this = case(*of)
+  return quick(jax.grad(lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.images)), has_aux=True))
 
 
 def close(got, want):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
 
 
-def check_gradients(name, form):
-  """Gradients are those of the small networks, and exactly zero for what a network does not use."""
+def check_gradient(this, genes, got, want):
+  """It is the small network's where there is one, and exactly zero for what the network does not use."""
+  close(this.supernet.derive(got, this.supernet.space.decode(np.asarray(genes))), want)
+  for leaf, used in zip(jax.tree.leaves(got), jax.tree.leaves(this.supernet.used(genes)), strict=True):
+    assert not np.where(used, 0, leaf).any()
+
+
+# -- 1. every form of the supernet is the sliced network ---------------------------------------------------------------
+
+
+@over_forms
+@over_spaces
+def test_logits_are_those_of_the_sliced_network(name, form):
   this = case(name)
+  close(np.stack([forward(form, name)(this.params, genes) for genes in this.genes]), this.logits)
+
+
+@over_forms
+@pytest.mark.parametrize("of", [("tiny",), RATIO], ids=["ffn_dim", "mlp_ratio"])
+def test_gradients_are_those_of_the_sliced_network(of, form):
+  this = case(*of)
   for genes, want, want_logits in zip(this.genes, this.grads, this.logits, strict=True):
-    got, logits = gradient(name, form)(this.params, genes)
+    got, logits = gradient(form, *of)(this.params, genes)
     close(logits, want_logits)
-    close(this.supernet.derive(got, this.supernet.space.decode(np.asarray(genes))), want)
-    for leaf, used in zip(jax.tree.leaves(got), jax.tree.leaves(this.supernet.used(genes)), strict=True):
-      assert not np.where(used, 0, leaf).any()
+    check_gradient(this, genes, got, want)
 
 
-# -- 1. every form of the supernet is the sliced network -----------------------------------------------------------------
-
-
-@over_spaces
-def test_masked_is_sliced(name):
-  check_gradients(name, "masked")
-
-
-@over_spaces
-def test_exact_is_sliced(name):
-  close(np.stack([exact(name)(case(name).params, genes) for genes in case(name).genes]), case(name).logits)
-
-
-@pytest.mark.parametrize("name", ["tiny", "autoformer_tiny"])  # one for each rule of MLP widths
-def test_exact_gradient_is_sliced(name):
-  check_gradients(name, "exact")
-
-
-@pytest.mark.parametrize("name, chunk", [("tiny", 1), ("vision", 4), ("autoformer_tiny", 10)])
-def test_shared_is_sliced(name, chunk):
+@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", FEW, 5)), (5, RATIO)])
+def test_shared_is_the_sliced_network(chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
-  this, rng = case(name), np.random.default_rng(1)
+  this, rng = case(*of), np.random.default_rng(1)
   slope = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), this.params)
 
   def member(genes):
-    logits = lambda params: this.loss(this.supernet.shared(params, genes, this.images, "chunk"))
-    return jax.jvp(logits, (this.params,), (slope,), has_aux=True)
+    loss = lambda params: this.loss(this.supernet.shared(params, genes, this.images, "chunk"))
+    return jax.jvp(loss, (this.params,), (slope,), has_aux=True)
 
   run = quick(jax.vmap(member, axis_name="chunk"))
   parts = [run(genes) for genes in this.genes.reshape(-1, chunk, this.genes.shape[1])]
@@ -131,22 +134,22 @@ def test_shared_is_sliced(name, chunk):
   assert run._cache_size() == 1
 
 
-@pytest.mark.parametrize("form", ["masked", "exact"])
+@over_forms
 def test_under_vmap(form):
   this = case("tiny", FEW, 8)
   run = quick(jax.vmap(lambda p, g: getattr(this.supernet, form)(p, g, this.images), (None, 0)))
   close(run(this.params, this.genes), this.logits)
 
 
-@pytest.mark.parametrize("form", ["masked", "exact"])
+@over_forms
 def test_under_pmap(form):
-  this = case("tiny", FEW, 2)
+  this = case("tiny", ("linear",), 2)
   loss = lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.images))
   grads, logits = jax.pmap(jax.grad(loss, has_aux=True), in_axes=(None, 0))(this.params, this.genes)
   close(logits, this.logits)
+  grads = jax.device_get(grads)
   for i, (genes, want) in enumerate(zip(this.genes, this.grads, strict=True)):
-    spec = this.supernet.space.decode(np.asarray(genes))
-    close(this.supernet.derive(jax.tree.map(lambda leaf: leaf[i], grads), spec), want)
+    check_gradient(this, genes, jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), grads), want)
 
 
 @over_spaces
@@ -154,7 +157,8 @@ def test_full_size(name):
   """Shapes only: nothing of that size is computed."""
   supernet = Supernet(SPACES[name], VisionNet(Vision(4), (32, 32, 3), 10, tuple(KINDS.items())))
   params = jax.eval_shape(supernet.init, jax.random.key(0))
-  genes, images = jax.ShapeDtypeStruct((1, supernet.space.num_genes), jnp.int32), jax.ShapeDtypeStruct((5, 32, 32, 3), jnp.uint8)
+  genes = jax.ShapeDtypeStruct((1, supernet.space.num_genes), jnp.int32)
+  images = jax.ShapeDtypeStruct((5, 32, 32, 3), jnp.uint8)
   first = lambda form: lambda p, g, x: form(p, g[0], x)[None]
   shared = jax.vmap(functools.partial(supernet.shared, axis="chunk"), (None, 0, None), axis_name="chunk")
   for form in (first(supernet.masked), first(supernet.exact), shared):
@@ -167,7 +171,7 @@ def test_full_size(name):
 
 @over_spaces
 def test_one_compilation(name, count_compilations):
-  this, forms = case(name), [gradient(name, "masked"), exact(name)]
+  this, forms = case(name), [forward(form, name) for form in FORMS]
   genomes = list(this.genes)
   for form in forms:
     form(this.params, genomes[0])

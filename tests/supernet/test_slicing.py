@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention.base import Tensor
+from nasformer.supernet import slicing
+
+ZEROS = jax.nn.initializers.zeros
+LARGE = {"w": Tensor((4, 3, 2), ("embed", "heads", None), ZEROS), "b": Tensor((4,), ("embed",), ZEROS)}
+SMALL = {"w": Tensor((2, 3, 2), ("embed", "heads", None), ZEROS), "b": Tensor((2,), ("embed",), ZEROS)}
+RNG = np.random.default_rng(0)
+
+
+def draw(shapes):
+  return {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def test_take_by_hand():
+  stored = draw({"w": (4, 3, 2), "b": (4,), "other": (9,)})
+  small = slicing.plain(SMALL).take(stored)
+  np.testing.assert_array_equal(small["w"], stored["w"][:2])
+  np.testing.assert_array_equal(small["b"], stored["b"][:2])
+  assert list(small) == ["w", "b"]
+
+
+def test_take_of_a_layer_and_under_other_names():
+  stored = draw({"a.w": (5, 4, 3, 2), "shared.b": (5, 4)})
+  cut = slicing.Cut(SMALL, {"w": "a.w", "b": "shared.b"})
+  for layer in range(5):
+    for number in (layer, jnp.int32(layer)):
+      small = cut.take(stored, number)
+      np.testing.assert_array_equal(small["w"], stored["a.w"][layer, :2])
+      np.testing.assert_array_equal(small["b"], stored["shared.b"][layer, :2])
+  assert slicing.plain(SMALL, "x.").names == {"w": "x.w", "b": "x.b"}
+
+
+def test_add_is_the_transpose_of_take():
+  """⟨take(stored), small⟩ = ⟨stored, add(0, small)⟩, and what was there stays."""
+  shapes = {"x.w": (5, 4, 3, 2), "x.b": (5, 4), "other": (5, 2)}
+  cut, stored, small = slicing.plain(SMALL, "x."), draw(shapes), draw({"w": (2, 3, 2), "b": (2,)})
+  inner = lambda one, two: sum(np.vdot(one[name], two[name]) for name in one)
+  zeros = jax.tree.map(jnp.zeros_like, stored)
+  take, add = jax.jit(cut.take), jax.jit(cut.add)
+  for layer in range(5):
+    assert inner(take(stored, layer), small) == pytest.approx(inner(stored, add(zeros, small, layer)), rel=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, add(stored, small, layer),
+                 jax.tree.map(jnp.add, stored, add(zeros, small, layer)))
+  untouched = add(zeros, small, 3)
+  assert not untouched["other"].any() and not untouched["x.w"][:3].any() and not untouched["x.w"][3, 2:].any()
+
+
+def test_a_tensor_that_two_roles_share_collects_both_gradients():
+  cut = slicing.Cut({"one": SMALL["b"], "two": SMALL["b"]}, {"one": "b", "two": "b"})
+  added = cut.add({"b": jnp.zeros((1, 4))}, {"one": jnp.ones(2), "two": jnp.full(2, 10.0)}, 0)
+  np.testing.assert_array_equal(added["b"], [[11, 11, 0, 0]])
+
+
+def test_used_by_hand():
+  alive = {"embed": jnp.array([True, True, False, False]), "heads": jnp.array([True, False, False])}
+  want = np.zeros((4, 3, 2), bool)
+  want[:2, :1] = True
+  np.testing.assert_array_equal(np.broadcast_to(slicing.used(LARGE["w"], alive), want.shape), want)
+  np.testing.assert_array_equal(slicing.used(LARGE["b"], alive), alive["embed"])
+  plain = Tensor((3, 2), (None, None), ZEROS)
+  assert np.broadcast_to(slicing.used(plain, alive), (3, 2)).all()
+
+
+def test_used_layer_by_layer():
+  """Widths may be the network's or each layer's; a layer that is not used uses nothing."""
+  heads = jnp.array([[True, False, False], [True, True, True], [True, True, False]])
+  alive, layers = {"embed": jnp.array([True, True, True, False]), "heads": heads}, jnp.array([True, False, True])
+  want = np.zeros((3, 4, 3, 2), bool)
+  want[0, :3, :1] = want[2, :3, :2] = True
+  np.testing.assert_array_equal(np.broadcast_to(slicing.used(LARGE["w"], alive, layers), want.shape), want)
+  plain = slicing.used(Tensor((2,), (None,), ZEROS), alive, layers)
+  np.testing.assert_array_equal(np.broadcast_to(plain, (3, 2)), [[True] * 2, [False] * 2, [True] * 2])

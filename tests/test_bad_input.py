@@ -1,0 +1,140 @@
+"""What a person may get wrong ends in one sentence with the flag or file, the value and the remedy, and loses nothing."""
+
+import gzip
+import io
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nasformer.data.cifar10 import CLASS_NAMES
+
+MICRO = "--config=tests/micro.py"
+
+
+@pytest.fixture
+def refused(command, tmp_path):
+  """Function (*flags) -> the sentence; a work directory is given unless one is named."""
+
+  def call(*flags):
+    flags = flags if any("workdir" in flag for flag in flags) else (*flags, f"--workdir={tmp_path / 'run'}")
+    status, _, errors = command(*flags)
+    assert status == 1 and errors.startswith("error: ") and errors.count("\n") == 1, errors
+    return errors.removeprefix("error: ").strip()
+
+  return call
+
+
+def contents(folder):
+  """Bytes of every file, but for the lock and the log of times."""
+  files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "timings.jsonl"))
+  return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# -- flags ---------------------------------------------------------------------------------------------------------------
+
+FLAGS = {
+    "no config": ([], "--config is missing: try --config=experiments/quickstart/digits.py"),
+    "unknown config": (["--config=experiments/quickstart/digit.py"],
+                       "--config=experiments/quickstart/digit.py: .*did you mean 'experiments/quickstart/digits.py'"),
+    "unknown component": ([f"{MICRO}:digit"], "unknown dataset 'digit': did you mean 'digits'"),
+    "unknown field": ([MICRO, "--config.train.step=3"], "--config.train.step: .*did you mean 'steps'"),
+    "unknown flag": ([MICRO, "--workdirs=x"], "'workdirs'.*workdir"),
+    "not a flag": ([MICRO, "train"], "'train' is not a flag: flags begin with --"),
+    "unknown stage": ([MICRO, "--stages=train,serch"], "--stages=train,serch: there is no stage 'serch' .*search"),
+    "text for a whole number": ([MICRO, "--config.train.steps=many"], "--config.train.steps=many: a whole number"),
+    "fraction for a whole number": ([MICRO, "--config.train.steps=1.5"], "--config.train.steps=1.5: a whole number"),
+    "number for a tuple": ([MICRO, "--config.seeds=1"], "--config.seeds=1: a tuple"),
+    "text in a tuple": ([MICRO, "--config.space.depth=('a',)"], r"--config.space.depth\[0\]='a': a whole number"),
+    "empty population": ([MICRO, "--config.search.strategy.population=0"], "population=0"),
+    "nobody bred": ([MICRO, "--config.search.strategy.num_mutations=0", "--config.search.strategy.num_crossovers=0"],
+                    "num_mutations=0 and .*num_crossovers=0 must be .* not both 0"),
+    "no generations": ([MICRO, "--config.search.generations=0"], "generations=0.*at least 1"),
+    "no choice": ([MICRO, "--config.space.depth=()"], "depth.* is empty: give at least one choice"),
+    "unknown kind": ([MICRO, "--config.space.kinds=('softmx',)"], "unknown attention kind 'softmx': did you mean 'softmax'"),
+    "zero budget": ([MICRO, "--config.search.limits.flops=0"], "flops=0.*above 0"),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_flags(refused, tmp_path, case):
+  flags, message = FLAGS[case]
+  assert_matches(refused(*flags), message)
+  assert not contents(tmp_path)
+
+
+def assert_matches(sentence, message):
+  import re
+  assert re.search(message, sentence), sentence
+
+
+EARLY = {
+    "infeasible budget": (["--config.search.limits.flops=4000"],
+                          "search.limits.flops=4000 cannot be met: the smallest network of this space needs flops="),
+    "infeasible latency": (["--config.search.limits.latency_ms=1e-6"],
+                           "search.limits.latency_ms=1e-06 cannot be met: the smallest network .* ms here"),
+    "budgets that contradict": (["--config.search.limits.flops=4200", "--config.search.limits.params=660"], "together"),
+    "arm of no kind": (["--config.search.arms.linear=layer.*.kind=liner"],
+                       r"--config.search.arms.linear: .*kind cannot be 'liner' \(it can be: softmax, linear\)"),
+    "baseline of no kind": (["--config.search.baseline=kinds=softmax"],
+                            "--config.search.baseline: .*no gene matches 'kinds'"),
+    "batch of the last stage": (["--config.retrain.batch_size=500"], "--config.retrain: batch_size=500 is larger than"),
+    "patches": (["--config.task.net.patch_size=3"], "patch_size=3 does not divide images of 8x8: .* such as 2"),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_what_a_later_stage_would_refuse_is_refused_before_training(refused, tmp_path, case):
+  flags, message = EARLY[case]
+  assert_matches(refused(MICRO, *flags), message)
+  assert not (tmp_path / "run" / "supernet").exists()
+
+
+# -- data ----------------------------------------------------------------------------------------------------------------
+
+
+def test_no_data_directory(refused, tmp_path):
+  assert_matches(refused(f"{MICRO}:mnist"), "mnist is read from files: .*--data_dir or the variable NASFORMER_DATA")
+  assert_matches(refused(f"{MICRO}:mnist", f"--data_dir={tmp_path / 'nowhere'}"), "--data_dir.*nowhere', which is no directory")
+  assert_matches(refused(f"{MICRO}:mnist", f"--data_dir={tmp_path}"), "mnist")
+
+
+def test_truncated_archive(refused, tmp_path):
+  (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(10_000))[:20])
+  (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(10_000)))
+  assert_matches(refused(f"{MICRO}:mnist", f"--data_dir={tmp_path}"),
+                 "train-images-idx3-ubyte.gz cannot be read .*cut short or damaged, fetch it again")
+
+
+def test_image_of_the_wrong_shape(refused, tmp_path):
+  for part in ("train", "test"):
+    with tarfile.open(tmp_path / f"cifar10-{part}.tar.gz", "w:gz") as archive:
+      for number in range(30):
+        data = io.BytesIO()
+        Image.fromarray(np.zeros((32, 31 if number == 7 else 32, 3), np.uint8)).save(data, "jpeg")
+        member = tarfile.TarInfo(f"{part}/{CLASS_NAMES[number % 10]}/{number}.jpg")
+        member.size = len(data.getvalue())
+        archive.addfile(member, io.BytesIO(data.getvalue()))
+  assert_matches(refused(f"{MICRO}:cifar10", f"--data_dir={tmp_path}"), r"train/horse/7.jpg.*31.*32")
+
+
+# -- the work directory --------------------------------------------------------------------------------------------------
+
+
+def test_no_work_directory(command):
+  status, _, errors = command(MICRO)
+  assert status == 1 and errors.startswith("error: --workdir is missing: try ")
+
+
+@pytest.mark.parametrize("path", ["/dev/null/run", "/sys/run"])
+def test_unwritable_directory(refused, path):
+  assert_matches(refused(MICRO, f"--workdir={path}"), f"{path}: .*choose")
+
+
+def test_work_directory_of_another_experiment(refused, finished):
+  before = contents(finished)
+  sentence = refused(MICRO, f"--workdir={finished}", "--config.search.generations=5")
+  assert_matches(sentence, r"holds another experiment \(config.search.generations is 4 there and 5 here\): choose another")
+  assert contents(finished) == before
