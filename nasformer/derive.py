@@ -26,7 +26,7 @@ def checker(supernet: Supernet) -> Callable:
   """
   inside = jax.jit(supernet.masked)  # one compilation for all networks
 
-  def derive(params: Params, genes: Int[np.ndarray, "G"], images: Array) -> Params:
+  def derive(params: Params, genes: Int[np.ndarray, "G"], images: Array | np.ndarray) -> Params:
     spec = supernet.space.decode(genes)
     small = supernet.derive(params, spec)
     alone = jax.jit(module(supernet, spec).apply)({"params": small}, images)

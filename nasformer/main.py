@@ -10,7 +10,7 @@ import signal
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 from rich.console import Console
 
 from nasformer import config
@@ -25,7 +25,8 @@ _STAGES = flags.DEFINE_list("stages", None, "Stages to run, in order: train, sea
                             "All if left out.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; NASFORMER_DATA if left out.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Set damaged checkpoints and trial logs aside and go on without them.")
-_LIST = flags.DEFINE_bool("list", False, "List every component by table and end.")
+_LIST = flags.DEFINE_bool("list", False, "List every component by table, and every field of --config with its value, and "
+                          "end.")
 
 
 def main(argv: list[str]) -> None:
@@ -36,6 +37,9 @@ def main(argv: list[str]) -> None:
     raise UserError(f"{argv[1]!r} is not a flag: flags begin with --, as in --workdir=DIR")
   if _LIST.value:
     _print_tables(console)
+    if _CONFIG.value:
+      console.print("[bold]fields of this experiment, each a flag[/bold]", highlight=False)
+      _print_fields(console, _CONFIG.value, "--config")
     return
   for flag in (_CONFIG, _WORKDIR):
     if flag.value is None:
@@ -77,6 +81,14 @@ def _print_tables(console: Console) -> None:
       module, _, attribute = path.partition(":")
       console.print(f"  {name:20} {first_line(getattr(importlib.import_module(module), attribute))}", highlight=False,
                     markup=False, soft_wrap=True)
+
+
+def _print_fields(console: Console, fields: config_dict.ConfigDict, path: str) -> None:
+  for name in fields:
+    if isinstance(fields[name], config_dict.ConfigDict):
+      _print_fields(console, fields[name], f"{path}.{name}")
+    else:
+      console.print(f"  {path}.{name}={fields[name]!r}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run_main() -> None:

@@ -21,6 +21,7 @@ from nasformer.search.evolution import Evolution
 from nasformer.space.vision import Vision as VisionSpace
 from nasformer.tasks.image_classification import ImageClassification
 from nasformer.train.optimizer import Optimizer
+from nasformer.types import UserError
 
 ARMS = {"mixed": "", "softmax": "layer.*.kind=softmax,softmax_relative", "linear": "layer.*.kind=cosformer"}
 
@@ -56,4 +57,7 @@ def small():
 
 
 def get_config(size="small"):
-  return config.open_up({"small": small, "full": full}[size]())
+  sizes = {"small": small, "full": full}
+  if size not in sizes:
+    raise UserError(f"there is no size {size!r} (sizes: {', '.join(sizes)})")
+  return config.open_up(sizes[size]())

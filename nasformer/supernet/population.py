@@ -13,10 +13,10 @@ from typing import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from nasformer.supernet.encoder import Supernet
-from nasformer.types import Params, Population
+from nasformer.types import Params
 
 Metrics = Callable[[Array, Mapping[str, Array]], Mapping[str, Float[Array, "B"]]]
 
@@ -37,7 +37,7 @@ class PopulationPass:
   capacity: int
   chunk: int = 1
 
-  def __call__(self, params: Params, genes: Population, costs: Float[np.ndarray, "P"],
+  def __call__(self, params: Params, genes: Int[np.ndarray, "P G"], costs: Num[np.ndarray, "P"],
                batches: Iterable[Mapping[str, Array]]) -> dict[str, Float[np.ndarray, "P"]]:
     """Sums of the metrics over all examples of all batches, for each member.
 
@@ -84,8 +84,8 @@ class PopulationPass:
     return jax.tree.map(lambda x: x.reshape(-1), sums)
 
 
-def fastest_chunk(build: Callable[[int], PopulationPass], params: Params, genes: Population,
-                  costs: Float[np.ndarray, "P"], batch: Mapping[str, Array],
+def fastest_chunk(build: Callable[[int], PopulationPass], params: Params, genes: Int[np.ndarray, "P G"],
+                  costs: Num[np.ndarray, "P"], batch: Mapping[str, Array],
                   chunks: Iterable[int] = (1, 4, 16, 64)) -> tuple[int, dict[int, float]]:
   """The chunk size that scores this population fastest on the device at hand, and seconds by chunk size.
 

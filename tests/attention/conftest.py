@@ -1,4 +1,4 @@
-"""Dense references: the cores are o_i = Σ_j w_ij v_j / divisor(Σ_j w_ij), each with its own w, written out as a square."""
+"""Dense references: every core is o_i = Σ_j w_ij v_j / divisor(Σ_j w_ij), with its own w, here written out."""
 
 from typing import NamedTuple
 

@@ -33,7 +33,7 @@ def _run(name):
 
 @functools.cache
 def _slopes(name):
-  """((params, x, source), slope, context) -> gradients of Σ slope · output with respect to the first, and the output."""
+  """((params, x, source), slope, context) -> gradients of Σ slope · output by the first, and the output."""
 
   def loss(inputs, slope, context):
     out = _kind(name)(*inputs, context)[0]
@@ -80,7 +80,7 @@ def _close(got, want, rtol=1e-4, atol=1e-5):
   np.testing.assert_allclose(got, want, rtol, atol * max(1, np.abs(want).max()))
 
 
-# -- what a kind declares ------------------------------------------------------------------------------------------------
+# -- what a kind declares ----------------------------------------------------------------------------------------------
 
 
 def test_a_kind_is_a_described_frozen_dataclass(name):
@@ -123,7 +123,7 @@ def test_cross_count_equals_what_is_done(count_products, cross, queries, keys):
   _check_count(count_products, _kind(cross), CROSS, queries, keys, False)
 
 
-# -- elastic sizes -------------------------------------------------------------------------------------------------------
+# -- elastic sizes -----------------------------------------------------------------------------------------------------
 
 ALIVE = [(12, 1), (5, 3), (7, 2)]  # embed_dim, num_heads
 
@@ -177,7 +177,7 @@ def test_heads_are_interchangeable(name):
   _close(_run(name)(shuffled, x, x, Context()), _run(name)(params, x, x, Context()))
 
 
-# -- padding and order ---------------------------------------------------------------------------------------------------
+# -- padding and order -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
@@ -219,7 +219,7 @@ def test_the_past_is_seen(causal):
   assert np.asarray(source).any(-1).mean() > 0.8  # features may be zero by chance
 
 
-# -- extremes ------------------------------------------------------------------------------------------------------------
+# -- extremes ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_query_that_sees_no_key_gets_zero(name):

@@ -98,5 +98,5 @@ def test_input_beyond_the_maximum_is_refused():
 
 
 def test_unknown_angle_is_refused():
-  with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'own_length'"):  # where types are checked, those first
+  with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'own_length'"):  # the annotation may come first
     CosFormer(angle="own")
