@@ -4,10 +4,12 @@
     logits = apply(params, images)  # uint8 or float, 0 to 255: [B, height, width, channels]
 """
 
+import functools
 import pathlib
 from typing import Any, Callable
 
 import jax
+from jaxtyping import Array
 
 from nasformer import config
 from nasformer.data.base import Info
@@ -48,8 +50,15 @@ def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None =
     if checkpoints.latest_step() is not None:
       example = jax.ShapeDtypeStruct((1, *network.net.image_shape), "uint8")
       params = checkpoints.restore(jax.eval_shape(network.init, jax.random.key(0), example)["params"])
-      return jax.jit(lambda p, images: network.apply({"params": p}, images)), params, network.spec
+      return jax.jit(functools.partial(_apply, network)), params, network.spec
   raise UserError(f"{workdir}: the winner of arm {arm!r} has no weights yet: run --stages=derive or --stages=retrain")
+
+
+def _apply(network: VisionTransformer, params: Params, images: Array) -> Array:
+  wanted = network.net.image_shape
+  if images.shape[1:] != wanted:
+    raise UserError(f"images of shape {images.shape}: this network takes [batch, {', '.join(map(str, wanted))}]")
+  return network.apply({"params": params}, images)
 
 
 def _network(about: dict, spec: EncoderSpec) -> VisionTransformer:

@@ -30,6 +30,6 @@ def evaluator(apply: Callable, metrics: Metrics) -> Callable[[Params, Iterable[M
   return evaluate
 
 
-def means(totals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def means(totals: Mapping[str, np.ndarray | float]) -> dict[str, np.ndarray | float]:
   """Sums over examples to means: everything divided by "count"."""
   return {name: value / totals["count"] for name, value in totals.items() if name != "count"}

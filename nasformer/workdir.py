@@ -106,7 +106,7 @@ class Run:
     checkpoints = Checkpoints(folder)
     if self.repair:
       for broken in checkpoints.repair():
-        self.console.print(f"set aside {broken}", highlight=False)
+        self.console.print(f"set aside {broken}", soft_wrap=True, highlight=False)
     return checkpoints
 
   # -- experiment.json ----------------------------------------------------------------------------------------------

@@ -1,15 +1,19 @@
 """The suite runs on two CPU devices, and every call is checked against its annotations of shapes and types."""
 
 import dataclasses
+import fcntl
+import io
 import math
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import jax
 import jaxtyping
 import pytest
+import rich.console
 from absl.testing import flagsaver
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -31,7 +35,7 @@ class Program:
   cache: pathlib.Path
 
   def start(self, *flags, **options):
-    """The running process; its output is one text."""
+    """The running process."""
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, "JAX_COMPILATION_CACHE_DIR": str(self.cache),
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -46,18 +50,38 @@ class Program:
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory):
-  return Program(tmp_path_factory.mktemp("compiled"))
+def shared(tmp_path_factory):
+  """A folder that all workers of this test session share."""
+  folder = tmp_path_factory.getbasetemp()
+  return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
-def finished(program, tmp_path_factory):
+def program(shared):
+  return Program(shared / "compiled")
+
+
+@pytest.fixture(scope="session")
+def finished(program, shared):
   """Work directory of an uninterrupted run of all stages, with what it printed in output.txt; copy it to change it."""
-  workdir = tmp_path_factory.mktemp("finished") / "run"
-  status, output, errors = program.run(f"--workdir={workdir}")
-  assert status == 0, errors
-  (workdir / "output.txt").write_text(output)
+  workdir = shared / "finished"
+  with open(shared / "finished.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
+    if not (workdir / "output.txt").exists():
+      status, output, errors = program.run(f"--workdir={workdir}")
+      assert status == 0, errors
+      (workdir / "output.txt").write_text(output)
   return workdir
+
+
+@pytest.fixture
+def make_run():
+  """Function (work directory, **fields of the micro experiment) -> Run that prints into memory."""
+  from nasformer import config, experiment, workdir
+
+  closed = config.close(experiment.Experiment, runpy.run_path(ROOT / "tests" / "micro.py")["get_config"]())
+  return lambda path, **fields: workdir.Run(dataclasses.replace(closed, **fields), path,
+                                            console=rich.console.Console(file=io.StringIO(), width=80))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import shutil
 import tarfile
 
@@ -27,6 +28,16 @@ def refused(command, tmp_path):
   return call
 
 
+@pytest.fixture
+def run(finished, tmp_path):
+  """A copy of a finished work directory."""
+  return shutil.copytree(finished, tmp_path / "run")
+
+
+def assert_matches(sentence, message):
+  assert re.search(message, sentence), sentence
+
+
 def contents(folder):
   """Bytes of every file, but for the lock and the log of times."""
   files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "timings.jsonl"))
@@ -46,7 +57,7 @@ FLAGS = {
     "unknown stage": ([MICRO, "--stages=train,serch"], "--stages=train,serch: there is no stage 'serch' .*search"),
     "text for a whole number": ([MICRO, "--config.train.steps=many"], "--config.train.steps=many: a whole number"),
     "fraction for a whole number": ([MICRO, "--config.train.steps=1.5"], "--config.train.steps=1.5: a whole number"),
-    "text for a tuple": ([MICRO, "--config.seeds=all"], "--config.seeds=all: a tuple"),
+    "text for a tuple": ([MICRO, "--config.seeds=all"], r"--config.seeds\[0\]='all': a whole number"),
     "text in a tuple": ([MICRO, "--config.space.depth=('a',)"], r"--config.space.depth\[0\]='a': a whole number"),
     "empty population": ([MICRO, "--config.search.strategy.population=0"], "population=0"),
     "nobody bred": ([MICRO, "--config.search.strategy.num_mutations=0", "--config.search.strategy.num_crossovers=0"],
@@ -63,11 +74,6 @@ def test_flags(refused, tmp_path, case):
   flags, message = FLAGS[case]
   assert_matches(refused(*flags), message)
   assert not contents(tmp_path)
-
-
-def assert_matches(sentence, message):
-  import re
-  assert re.search(message, sentence), sentence
 
 
 EARLY = {
@@ -137,3 +143,97 @@ def test_work_directory_of_another_experiment(refused, finished):
   sentence = refused(MICRO, f"--workdir={finished}", "--config.search.generations=5")
   assert_matches(sentence, r"holds another experiment \(config.search.generations is 4 there and 5 here\): choose another")
   assert contents(finished) == before
+
+
+@pytest.mark.parametrize("name, text", [("experiment.json", "{"), ("experiment.json", "[]"), ("winner.json", '{"winners"')])
+def test_damaged_json(refused, run, name, text):
+  (run / name).write_text(text)
+  assert_matches(refused(MICRO, f"--workdir={run}"), f"{run / name}: .*move it away")
+
+
+def test_results_without_their_experiment(refused, run):
+  (run / "experiment.json").unlink()
+  assert_matches(refused(MICRO, f"--workdir={run}"), "holds results but no experiment.json: choose an empty directory")
+
+
+# -- stages --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage, first", [("search", "train"), ("derive", "search"), ("retrain", "search"),
+                                          ("evaluate", "search")])
+def test_stage_out_of_order(refused, tmp_path, stage, first):
+  assert_matches(refused(MICRO, f"--stages={stage}"), f"--stages={stage} needs .*: run --stages={first} first")
+
+
+def test_evaluation_before_retraining(refused, run):
+  shutil.rmtree(run / "retrain")
+  (run / "results.json").unlink()
+  assert_matches(refused(MICRO, f"--workdir={run}", "--stages=evaluate"), "needs .*retrain.*: run --stages=retrain first")
+
+
+# -- what a crash or a bad disk leaves -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed", "removed"])
+def test_corrupt_checkpoint(refused, program, finished, run, damage):
+  """It is told, and `--repair` goes on from the checkpoint before it, to the same bytes."""
+  folder = run / "supernet" / "seed0" / "ckpt"
+  victim = max((path for path in (folder / "30" / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  data = victim.read_bytes()
+  if damage == "removed":
+    victim.unlink()
+  else:
+    victim.write_bytes(data[:-9] if damage == "cut short" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+  (run / "winner.json").unlink()
+  (run / "trials.jsonl").unlink()
+  before = contents(run)
+  sentence = refused(MICRO, f"--workdir={run}")
+  assert_matches(sentence, f"{folder / '30'}: the checkpoint is damaged .*--repair to set it aside and go on from step 20")
+  assert contents(run) == before
+  if damage == "changed":
+    status, output, errors = program.run(f"--workdir={run}", "--stages=train,search", "--repair")
+    assert status == 0 and f"set aside {folder / '30.broken'}" in output, errors
+    for name in ("trials.jsonl", "winner.json"):
+      assert (run / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_trial_log_whose_last_line_is_cut(refused, program, finished, run):
+  data = (finished / "trials.jsonl").read_bytes()
+  (run / "trials.jsonl").write_bytes(data[:-20])
+  (run / "winner.json").unlink()
+  before = contents(run)
+  num = len(data.splitlines())
+  assert_matches(refused(MICRO, f"--workdir={run}", "--stages=search"),
+                 f"trials.jsonl: line {num} of {num} is damaged and the {num - 1} trials before it are intact; .*--repair")
+  assert contents(run) == before
+  status, _, errors = program.run(f"--workdir={run}", "--stages=search", "--repair")
+  assert status == 0, errors
+  assert contents(run) == {**contents(finished), "trials.jsonl.broken": data[:-20]}
+
+
+def test_full_disk(program, finished, run):
+  """Whatever file meets it: what is there stays, and the same command goes on when there is space again."""
+  for name in ("trials.jsonl", "winner.json", "results.json", "latency.json"):
+    (run / name).unlink()
+  for name in ("trials.jsonl", "winner.json", "results.json"):
+    (run / f".{name}.tmp").symlink_to("/dev/full")  # a real "no space left", where the file would be written
+    status, _, errors = program.run(f"--workdir={run}")
+    assert status == 1 and "Traceback" not in errors
+    assert errors.splitlines()[-1] == (
+        f"error: {run / name}: no space is left on the disk; free some and run the same command again: it continues"
+        " where it stopped")
+    assert not (run / name).exists()
+  status, _, errors = program.run(f"--workdir={run}")
+  assert status == 0, errors
+  for name in ("trials.jsonl", "winner.json", "results.json"):
+    assert (run / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_loss_that_is_not_finite(program, tmp_path):
+  """The checkpoints before it stay."""
+  flags = ["--config.train.optimizer.peak_lr=1e30", "--config.train.optimizer.warmup_steps=20",
+           "--config.train.report_every=1", "--config.train.checkpoint_every=1"]
+  status, _, errors = program.run(f"--workdir={tmp_path}", *flags)
+  assert status == 1 and "Traceback" not in errors
+  assert_matches(errors.splitlines()[-1], "^error: supernet, seed 0, optimizer.peak_lr=1e[+]30: the loss or its gradient is not finite at step .*: lower")
+  assert (tmp_path / "supernet" / "seed0" / "ckpt" / "1" / "contents.json").exists()

@@ -20,7 +20,7 @@ from nasformer.train.optimizer import Optimizer
 
 
 def get_config():
-  train = Training(steps=4000, batch_size=64, report_every=50, checkpoint_every=500,
+  train = Training(steps=3000, batch_size=64, report_every=50, checkpoint_every=500,
                    optimizer=Optimizer(peak_lr=4e-3, warmup_steps=200, clip_norm=1.0))
   return config.open_up(Experiment(
       seeds=(0, 1, 2),

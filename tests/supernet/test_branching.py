@@ -87,7 +87,7 @@ def test_without_a_gradient_it_is_the_same():
 def test_under_vmap_every_member_has_its_own_depth_and_branches():
   depths, picks = jnp.array([0, 1, 2, 3, 2]), jnp.asarray(RNG.integers(0, 3, (5, MAX_DEPTH)))
   member = lambda depth, pick: looped(depth, STATE, STACKED, AUX | {"mlp": pick})
-  values, grads = jax.vmap(member)(depths, picks)
+  values, grads = jax.jit(jax.vmap(member))(depths, picks)
   for i in range(5):
     want, want_grads = member(depths[i], picks[i])
     np.testing.assert_allclose(values[i], want, rtol=1e-5)

@@ -18,6 +18,13 @@ def close(got, want, tolerance=1e-4):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
 
 
+def sliced(small, spec, *inputs, supernet=None):
+  """What the small network says."""
+  supernet = supernet or small.supernet
+  run = small.quick(VisionTransformer(supernet.net, spec).apply)
+  return run({"params": supernet.derive(small.params, spec)}, *inputs)
+
+
 def poison(params, used):
   """NaN wherever it is not used."""
   return jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, jnp.nan), params, used)
@@ -25,7 +32,7 @@ def poison(params, used):
 
 def test_stored_tensors(small):
   """Projections of each kind apart, one norm for both; layers stacked at the largest sizes."""
-  params = small.supernet.init(jax.random.key(0))
+  params = jax.eval_shape(small.supernet.init, jax.random.key(0))
   roles = ("query", "key", "value")
   projections = {role: (3, 6, 2, 4) for role in roles} | {f"{role}_bias": (3, 2, 4) for role in roles}
   projections |= {"out": (3, 2, 4, 6), "out_bias": (3, 6)}
@@ -99,9 +106,7 @@ def test_exact_reads_nothing_else(small, genes):
   run = small.quick(small.supernet.exact)
   poisoned = poison(small.params, small.supernet.used(genes))
   assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(poisoned))
-  want = VisionTransformer(small.supernet.net, SPEC).apply(
-      {"params": small.supernet.derive(small.params, SPEC)}, small.batch["image"])
-  close(run(poisoned, genes, small.batch["image"]), want)
+  close(run(poisoned, genes, small.batch["image"]), sliced(small, SPEC, small.batch["image"]))
 
 
 def test_a_chunk_reads_what_its_largest_member_reads(small):
@@ -112,8 +117,7 @@ def test_a_chunk_reads_what_its_largest_member_reads(small):
   poisoned = poison(small.params, small.supernet.used(genes[1]))
   member = lambda g: small.supernet.shared(poisoned, g, small.batch["image"], "chunk")
   for got, spec in zip(small.quick(jax.vmap(member, axis_name="chunk"))(genes), specs, strict=True):
-    close(got, VisionTransformer(small.supernet.net, spec).apply(
-        {"params": small.supernet.derive(small.params, spec)}, small.batch["image"]))
+    close(got, sliced(small, spec, small.batch["image"]))
 
 
 def test_dead_channels_are_zero_whatever_their_weights(small, genes):
@@ -128,10 +132,8 @@ def test_all_forms_leave_out_the_same_branches(small):
   """Stochastic depth of a network of full depth: one key, one pattern, in the small network too."""
   supernet, deep = small.make(stochastic_depth=0.6), EncoderSpec(4, SPEC.layers + (LayerSpec("linear", 1, 4, 5),))
   genes, images, key = jnp.asarray(small.space.encode(deep)), small.batch["image"], jax.random.key(3)
-  module = VisionTransformer(supernet.net, deep)
-  want = module.apply({"params": supernet.derive(small.params, deep)}, images, key)
-  quiet = module.apply({"params": supernet.derive(small.params, deep)}, images)
-  assert np.abs(want - quiet).max() > 1e-2
+  want = sliced(small, deep, images, key, supernet=supernet)
+  assert np.abs(want - sliced(small, deep, images)).max() > 1e-2
   for form in (supernet.masked, supernet.exact):
     close(small.quick(form)(small.params, genes, images, key), want)
 

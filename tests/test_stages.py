@@ -1,0 +1,285 @@
+"""The stages as a person meets them: run twice, cut short, with limits that bind. Searches use untrained supernets."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer import derive, evaluate, stages
+from nasformer.compilations import counted
+from nasformer.data.batching import eval_batches
+from nasformer.data.digits import Digits
+from nasformer.experiment import Limits, Search, Training
+from nasformer.nets.vision import Vision
+from nasformer.search.evolution import Evolution
+from nasformer.space.tiny import Tiny
+from nasformer.store import files
+from nasformer.store.trials import TrialLog
+from nasformer.tasks.image_classification import ImageClassification
+from nasformer.train.optimizer import Optimizer
+from nasformer.types import Score, UserError
+
+SEARCH = Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,
+                arms={"mixed": "", "linear": "layer.*.kind=linear"}, batch_size=64)
+
+
+def contents(folder):
+  """Bytes of every file but the lock and the log of times."""
+  found = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "timings.jsonl"))
+  return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+  """Supernets as they are initialised; a folder does without checkpoints."""
+  monkeypatch.setattr(stages, "trained_supernet", lambda run, seed, stage: jax.jit(run.supernet.init)(run.key(seed, "init")))
+
+
+@pytest.fixture
+def scored(monkeypatch, untrained):
+  """Function (genes -> accuracies): searches score with it, and compile nothing twice."""
+  domains, build = {}, stages._domain
+
+  def domain(run, rule):
+    name = rule, *run.experiment.search.limits.counted().items()
+    return domains[name] if name in domains else domains.setdefault(name, build(run, rule))
+
+  def use(quality):
+    def scorer(params, genes):
+      accuracy = quality(genes)
+      return Score(accuracy, {"loss": 1 - accuracy, "accuracy": accuracy}, "inherited", "val")
+
+    scorer.chunk, scorer.chunk_seconds = 1, {}
+    monkeypatch.setattr(stages, "Scorer", lambda run: scorer)
+
+  monkeypatch.setattr(stages, "_domain", domain)
+  use(lambda genes: (genes @ np.arange(1, 9)) / 100)
+  return use
+
+
+def winners(path, arm=None):
+  rows = files.read_json(path / "winner.json")["winners"]
+  return [row for row in rows if arm in (None, row["arm"])]
+
+
+# -- all stages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_a_stage_that_is_run_again_changes_no_byte(finished, make_run, tmp_path, stage):
+  path = shutil.copytree(finished, tmp_path / "run")
+  stages.STAGES[stage](make_run(path))
+  assert contents(path) == contents(finished)
+
+
+def test_no_result_holds_a_time(finished):
+  for name in ("trials.jsonl", "winner.json", "results.json"):
+    text = (finished / name).read_text()
+    assert "second" not in text and "_ms" not in text.replace('"latency_ms": 0', "")
+
+
+def test_results_are_complete(finished):
+  found, results = winners(finished), files.read_json(finished / "results.json")["rows"]
+  assert [(row["arm"], row["seed"], row["spec"]) for row in found] == [
+      (row["arm"], row["seed"], row["spec"]) for row in results]
+  assert [row["arm"] for row in results] == ["mixed", "linear", "baseline"]
+  for row in results:
+    assert set(row["inherited"]) == {"val"} and set(row["retrained"]) == {"val", "test"}
+    assert all(set(part) == {"accuracy", "loss"} for part in row["retrained"].values())
+    assert row["flops"] <= 15_000
+  assert [row["arm"] for row in files.read_json(finished / "latency.json")["rows"]] == ["mixed", "linear", "baseline"]
+  stages_timed = [json.loads(line)["stage"] for line in (finished / "timings.jsonl").read_text().splitlines()]
+  assert {"train", "search", "search arm", "train total", "retrain total"} <= set(stages_timed)
+
+
+# -- training ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(make_run, tmp_path, monkeypatch):
+  """On two devices, with an average, between a checkpoint and the next and right before the last."""
+  training = Training(steps=6, batch_size=8, ema_decay=0.5, report_every=1, checkpoint_every=2,
+                      optimizer=Optimizer(weight_decay=0.0))
+
+  def fit(path, stop=None):
+    run = make_run(path)
+    data = run.splits.info.image_shape
+    init = lambda key: {"weights": jax.random.normal(key, (np.prod(data), 10)), "bias": jnp.zeros(10)}
+
+    def loss(params, batch, keys):
+      noise = jax.random.normal(keys.micro, (10,))
+      logits = batch["image"].reshape(8, -1) / 16 @ params["weights"] + params["bias"] + noise
+      return run.experiment.task.loss(logits, batch).mean(), ({}, None)
+
+    def write_or_die(log, row):
+      if stop and row["step"] == stop:
+        raise Killed
+      write(log, row)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(stages.JsonlWriter, "write", write_or_die)
+      return stages.fit(run, "toy", path / "toy", 0, training, init, loss)
+
+  class Killed(Exception):
+    pass
+
+  write = stages.JsonlWriter.write
+  whole = fit(tmp_path / "whole")
+  for stop in (4, 6, 1):
+    with pytest.raises(Killed):
+      fit(tmp_path / f"cut{stop}", stop)
+    with pytest.raises(Killed):
+      fit(tmp_path / f"cut{stop}", 6)
+    assert jax.tree.all(jax.tree.map(np.array_equal, fit(tmp_path / f"cut{stop}"), whole))
+    metrics = [tmp_path / name / "toy" / "metrics.jsonl" for name in (f"cut{stop}", "whole")]
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
+
+
+# -- search --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_goes_on_from_any_line_of_its_log(scored, make_run, tmp_path):
+  def search(path):
+    stages.search(make_run(path, seeds=(0, 1), search=SEARCH))
+    return {name: (path / name).read_bytes() for name in ("trials.jsonl", "winner.json")}
+
+  whole = search(tmp_path)
+  lines = whole["trials.jsonl"].splitlines(keepends=True)
+  assert {(row["arm"], row["seed"]) for row in map(json.loads, lines)} == {
+      (arm, seed) for arm in ("mixed", "linear") for seed in (0, 1)}
+  foreign = json.dumps({**json.loads(lines[0]), "generation": 99}).encode() + b"\n"
+  for cut in (0, 1, len(lines) // 3, len(lines) // 2, len(lines) - 1, len(lines)):
+    for rest in ([], [foreign]):
+      (tmp_path / "winner.json").unlink()
+      (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:cut] + rest))
+      assert search(tmp_path) == whole
+
+
+def test_a_failed_candidate_never_wins_and_is_remembered(scored, make_run, tmp_path):
+  """A score of NaN for every network of two layers."""
+  scored(lambda genes: np.where(genes[:, 1] == 1, np.nan, (genes @ np.arange(8)) / 100))
+  run = make_run(tmp_path, search=dataclasses.replace(SEARCH, baseline="depth=1"))
+  stages.search(run)
+  trials = TrialLog(tmp_path / "trials.jsonl").read()
+  assert any(np.isnan(trial["fitness"]) for trial in trials) and any(trial["fitness"] > 0 for trial in trials)
+  assert all(len(row["spec"]["layers"]) == 1 for row in winners(tmp_path))
+  before = contents(tmp_path)
+  (tmp_path / "winner.json").unlink()
+  stages.search(run)
+  assert contents(tmp_path) == before
+
+
+def test_the_winner_is_the_best_and_within_the_margin_the_cheapest(scored, make_run, tmp_path):
+  scored(lambda genes: 0.5 + 0.001 * (genes @ np.arange(8)))
+  for margin in (0.0, 3.0):
+    path = tmp_path / str(margin)
+    stages.search(make_run(path, search=dataclasses.replace(SEARCH, margin=margin)))
+    trials = [trial for trial in TrialLog(path / "trials.jsonl").read() if trial["arm"] == "mixed"]
+    best = max(trial["accuracy"] for trial in trials)
+    near = [trial for trial in trials if trial["accuracy"] >= best - margin * (best * (1 - best) / 64) ** 0.5]
+    (row,) = winners(path, "mixed")
+    assert row["flops"] == min(trial["flops"] for trial in near)
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(flops=12e3), Limits(params=1200.0), Limits(flops=12e3, params=1200.0)])
+def test_limits_bind_everyone_and_the_baseline_uses_what_there_is(scored, make_run, tmp_path, limits):
+  run = make_run(tmp_path, search=dataclasses.replace(SEARCH, limits=limits))
+  stages.search(run)
+  bounds = limits.counted()
+  (main,) = winners(tmp_path, "mixed")
+  for row in [*TrialLog(tmp_path / "trials.jsonl").read(), *winners(tmp_path)]:
+    assert all(row[name] <= bound for name, bound in bounds.items())
+  for row in winners(tmp_path):
+    spec = run.experiment.space.decode(np.array(row["genes"]))
+    count = run.supernet.net.count_spec(spec)
+    assert (row["params"], row["flops"]) == (count.params, 2 * count.products)
+  bounds = {"flops": main["flops"], **bounds}
+  alike = dataclasses.replace(run.experiment.space, restrict="layer.*.kind=softmax").uniform_genomes()
+  costs = [run.supernet.net.count_spec(run.experiment.space.decode(genes)) for genes in alike]
+  inside = [2 * cost.products for cost in costs
+            if 2 * cost.products <= bounds["flops"] and cost.params <= bounds.get("params", np.inf)]
+  (baseline,) = winners(tmp_path, "baseline")
+  assert baseline["flops"] == max(inside)
+  assert set(main["rejected"]) == set(limits.counted())
+
+
+def test_a_limit_on_latency_is_measured_once_for_each_network(scored, make_run, tmp_path, monkeypatch):
+  """A network takes a millisecond for every layer and head beyond the first."""
+  measured = []
+
+  def measure(run, genes):
+    measured.append(tuple(genes))
+    return {"median_ms": 1.0 + int(genes[1]) + int(genes[3])}
+
+  monkeypatch.setattr(stages, "_measure", measure)
+  search = lambda limit: stages.search(make_run(tmp_path, search=dataclasses.replace(
+      SEARCH, limits=Limits(latency_ms=limit))))
+  with pytest.raises(UserError, match="search.limits.latency_ms=0.5 cannot be met: the smallest network .* takes 1 ms"):
+    search(0.5)
+  search(2.0)
+  assert all(genes[1] + genes[3] <= 1 for genes in (row["genes"] for row in winners(tmp_path)))
+  assert len(measured) == len(set(measured))
+  (main,) = winners(tmp_path, "mixed")
+  assert main["rejected"]["latency_ms"] == main["asked"] - main["duplicates"] - main["evaluated"] > 0
+  before, times = contents(tmp_path), len(measured)
+  (tmp_path / "winner.json").unlink()
+  search(2.0)
+  assert contents(tmp_path) == before and len(measured) == times
+
+
+def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeypatch):
+  first = []
+  monkeypatch.setattr(stages, "_measure", lambda run, genes: {"median_ms": 9.0 if first else first.append(1) or 1.0})
+  search = dataclasses.replace(SEARCH, limits=Limits(latency_ms=2.0),
+                               strategy=Evolution(population=4, num_parents=2, num_mutations=1, num_crossovers=1))
+  with pytest.raises(UserError, match="search.limits.latency_ms=2.0: none of .* proposals of arm 'mixed' keeps it"):
+    stages.search(make_run(tmp_path, search=search, space=Tiny(restrict="depth=3,4")))
+
+
+def test_the_programs_of_a_search_do_not_grow_with_its_candidates(untrained, make_run, tmp_path, monkeypatch):
+  """Thirty generations of 125 candidates on the space of the quickstart compile what the first three compile."""
+  search = Search(strategy=Evolution(), generations=30, arms={"mixed": ""}, limits=Limits(flops=1.4e6), batch_size=16)
+  run = make_run(tmp_path, space=Tiny(), data=Digits(max_val=16), search=search,
+                 task=ImageClassification(net=Vision(patch_size=4)))
+  seen, append = [], TrialLog.append
+  with counted() as count:
+    monkeypatch.setattr(TrialLog, "append", lambda log, trials: (seen.append(count.num), append(log, trials)))
+    stages.search(run)
+  (main,) = winners(tmp_path, "mixed")
+  assert main["asked"] == 125 + 29 * 100 and main["evaluated"] > 1000 and len(seen) == 30
+  assert len(set(seen[2:])) == 1
+  assert count.num <= seen[-1] + 1  # and the hand-made network
+
+
+# -- scores --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_that_of_the_small_network(make_run, tmp_path, monkeypatch):
+  """However many are scored at once, and over batches of which the last is not full."""
+  monkeypatch.setattr(stages, "_CAPACITY", 4)
+  run = make_run(tmp_path, search=dataclasses.replace(SEARCH, batch_size=48))
+  params = jax.jit(run.supernet.init)(jax.random.key(0))
+  genes = np.asarray(run.experiment.space.sample(jax.random.key(1), 6))
+  score = stages.Scorer(run)(params, genes)
+  assert (score.source, score.split) == ("inherited", "val")
+  np.testing.assert_array_equal(score.value, -score.parts["loss"])
+  for i in (0, 5):
+    spec = run.experiment.space.decode(genes[i])
+    network = derive.module(run.supernet, spec)
+    judge = evaluate.evaluator(lambda p, x: network.apply({"params": p}, x), run.experiment.task.metrics)
+    found = judge(run.supernet.derive(params, spec), eval_batches(run.splits.get("val", "search"), 64))
+    assert found == pytest.approx({name: part[i] for name, part in score.parts.items()}, abs=1e-5)
+
+
+def test_the_chunk_is_measured_once_for_a_work_directory(make_run, tmp_path, monkeypatch):
+  run, calls = make_run(tmp_path), []
+  monkeypatch.setattr(stages.jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(stages, "fastest_chunk", lambda *args: (calls.append(args), (4, {1: 0.5, 4: 0.25}))[1])
+  for _ in range(2):
+    scorer = stages.Scorer(run)
+    assert scorer.population.chunk == 4 and scorer.chunk_seconds == {"1": 0.5, "4": 0.25}
+  assert len(calls) == 1
+  assert stages.Scorer(make_run(tmp_path, search=dataclasses.replace(SEARCH, chunk=2))).population.chunk == 2
