@@ -57,7 +57,7 @@ def case(name, kinds=tuple(KINDS), num=20):
   net = Vision(2), (4, 6, 2), 3, tuple(KINDS.items()), (100.0, 120.0), (60.0, 50.0)
   supernet, rng = Supernet(shrunk(name, kinds), VisionNet(*net)), np.random.default_rng(0)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
-  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
+  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
   images, labels = jnp.asarray(rng.uniform(0, 255, (3, 4, 6, 2)), jnp.float32), jnp.array([0, 2, 1])
   genes = jnp.asarray(draw(supernet.space, num))
 
