@@ -19,7 +19,7 @@ install() { # install EXTRAS: the package in editable form, with such extras as 
   if [ -f "$mark" ] && [ "$(cat "$mark")" = "$stamp" ]; then
     return
   fi
-  if [ ! -x "$VENV/bin/python" ]; then
+  if ! "$VENV/bin/python" -m pip --version > /dev/null 2>&1; then
     python="$(find_python)"
     "$python" -m venv "$VENV"
   fi

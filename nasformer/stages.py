@@ -49,7 +49,8 @@ def train(run: Run) -> None:
   _domains(run)
   for name in ("train", "retrain"):
     with _named(f"--config.{name}"):
-      train_batches(run.splits.get("train", "train"), getattr(experiment, name).batch_size, seed=0)
+      batches = train_batches(run.splits.get("train", "train"), getattr(experiment, name).batch_size, seed=0)
+      mesh.shard_batch(next(batches), mesh.data_mesh())
   loss = supernet_loss(supernet, experiment.sampling, task.prepare, task.loss)
   for seed in experiment.seeds:
     fit(run, f"supernet, seed {seed}", run.supernet_dir(seed), seed, experiment.train, supernet.init, loss)

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -72,6 +73,23 @@ def finished(program, shared):
       assert status == 0, errors
       (workdir / "output.txt").write_text(output)
   return workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  """A copy of the finished work directory."""
+  return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def contents():
+  """Function (folder) -> bytes of every file by its path, but for the lock and the log of times."""
+
+  def read(folder):
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "timings.jsonl"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+  return read
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a person may get wrong ends in one sentence with the flag or file, the value and the remedy, and loses nothing."""
+"""What a person gets wrong ends in one sentence with the flag or file, the value and the remedy, and loses nothing."""
 
 import gzip
 import io
@@ -28,23 +28,11 @@ def refused(command, tmp_path):
   return call
 
 
-@pytest.fixture
-def run(finished, tmp_path):
-  """A copy of a finished work directory."""
-  return shutil.copytree(finished, tmp_path / "run")
-
-
 def assert_matches(sentence, message):
   assert re.search(message, sentence), sentence
 
 
-def contents(folder):
-  """Bytes of every file, but for the lock and the log of times."""
-  files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "timings.jsonl"))
-  return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-# -- flags ---------------------------------------------------------------------------------------------------------------
+# -- flags -----------------------------------------------------------------------------------------------------------
 
 FLAGS = {
     "no config": ([], "--config is missing: try --config=experiments/quickstart/digits.py"),
@@ -64,13 +52,14 @@ FLAGS = {
                     "num_mutations=0 and .*num_crossovers=0 must be .* not both 0"),
     "no generations": ([MICRO, "--config.search.generations=0"], "generations=0.*at least 1"),
     "no choice": ([MICRO, "--config.space.depth=()"], "depth.* is empty: give at least one choice"),
-    "unknown kind": ([MICRO, "--config.space.kinds=('softmx',)"], "unknown attention kind 'softmx': did you mean 'softmax'"),
+    "unknown kind": ([MICRO, "--config.space.kinds=('softmx',)"],
+                     "unknown attention kind 'softmx': did you mean 'softmax'"),
     "zero budget": ([MICRO, "--config.search.limits.flops=0"], "flops=0.*above 0"),
 }
 
 
 @pytest.mark.parametrize("case", FLAGS)
-def test_flags(refused, tmp_path, case):
+def test_flags(refused, contents, tmp_path, case):
   flags, message = FLAGS[case]
   assert_matches(refused(*flags), message)
   assert not contents(tmp_path)
@@ -86,6 +75,8 @@ EARLY = {
     "baseline of no kind": (["--config.search.baseline=kinds=softmax"],
                             "--config.search.baseline: .*no gene matches 'kinds'"),
     "batch of the last stage": (["--config.retrain.batch_size=500"], "--config.retrain: batch_size=500 is larger than"),
+    "batch over two devices": (["--config.retrain.batch_size=15"],
+                               "--config.retrain: a batch of 15 examples does not divide over 2 devices"),
     "patches": (["--config.task.net.patch_size=3"], "patch_size=3 does not divide images of 8x8: .* such as 2"),
 }
 
@@ -97,12 +88,13 @@ def test_what_a_later_stage_would_refuse_is_refused_before_training(refused, tmp
   assert not (tmp_path / "run" / "supernet").exists()
 
 
-# -- data ----------------------------------------------------------------------------------------------------------------
+# -- data ------------------------------------------------------------------------------------------------------------
 
 
 def test_no_data_directory(refused, tmp_path):
   assert_matches(refused(f"{MICRO}:mnist"), "mnist is read from files: .*--data_dir or the variable NASFORMER_DATA")
-  assert_matches(refused(f"{MICRO}:mnist", f"--data_dir={tmp_path / 'nowhere'}"), "--data_dir.*nowhere', which is no directory")
+  nowhere = tmp_path / "nowhere"
+  assert_matches(refused(f"{MICRO}:mnist", f"--data_dir={nowhere}"), f"--data_dir.*'{nowhere}', which is no directory")
   assert_matches(refused(f"{MICRO}:mnist", f"--data_dir={tmp_path}"), "mnist")
 
 
@@ -125,7 +117,7 @@ def test_image_of_the_wrong_shape(refused, tmp_path):
   assert_matches(refused(f"{MICRO}:cifar10", f"--data_dir={tmp_path}"), r"train/horse/7.jpg.*31.*32")
 
 
-# -- the work directory --------------------------------------------------------------------------------------------------
+# -- the work directory ----------------------------------------------------------------------------------------------
 
 
 def test_no_work_directory(command):
@@ -138,25 +130,25 @@ def test_unwritable_directory(refused, path):
   assert_matches(refused(MICRO, f"--workdir={path}"), f"{path}: .*choose")
 
 
-def test_work_directory_of_another_experiment(refused, finished):
+def test_work_directory_of_another_experiment(refused, finished, contents):
   before = contents(finished)
   sentence = refused(MICRO, f"--workdir={finished}", "--config.search.generations=5")
-  assert_matches(sentence, r"holds another experiment \(config.search.generations is 4 there and 5 here\): choose another")
+  assert_matches(sentence, r"another experiment \(config.search.generations is 4 there and 5 here\): choose another")
   assert contents(finished) == before
 
 
-@pytest.mark.parametrize("name, text", [("experiment.json", "{"), ("experiment.json", "[]"), ("winner.json", '{"winners"')])
-def test_damaged_json(refused, run, name, text):
-  (run / name).write_text(text)
-  assert_matches(refused(MICRO, f"--workdir={run}"), f"{run / name}: .*move it away")
+@pytest.mark.parametrize("name, text", [("experiment.json", "{"), ("experiment.json", "[]"), ("winner.json", "{")])
+def test_damaged_json(refused, copied, name, text):
+  (copied / name).write_text(text)
+  assert_matches(refused(MICRO, f"--workdir={copied}"), f"{copied / name}: .*move it away")
 
 
-def test_results_without_their_experiment(refused, run):
-  (run / "experiment.json").unlink()
-  assert_matches(refused(MICRO, f"--workdir={run}"), "holds results but no experiment.json: choose an empty directory")
+def test_results_without_their_experiment(refused, copied):
+  (copied / "experiment.json").unlink()
+  assert_matches(refused(MICRO, f"--workdir={copied}"), "results but no experiment.json: choose an empty directory")
 
 
-# -- stages --------------------------------------------------------------------------------------------------------------
+# -- stages ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage, first", [("search", "train"), ("derive", "search"), ("retrain", "search"),
@@ -165,68 +157,69 @@ def test_stage_out_of_order(refused, tmp_path, stage, first):
   assert_matches(refused(MICRO, f"--stages={stage}"), f"--stages={stage} needs .*: run --stages={first} first")
 
 
-def test_evaluation_before_retraining(refused, run):
-  shutil.rmtree(run / "retrain")
-  (run / "results.json").unlink()
-  assert_matches(refused(MICRO, f"--workdir={run}", "--stages=evaluate"), "needs .*retrain.*: run --stages=retrain first")
+def test_evaluation_before_retraining(refused, copied):
+  shutil.rmtree(copied / "retrain")
+  (copied / "results.json").unlink()
+  assert_matches(refused(MICRO, f"--workdir={copied}", "--stages=evaluate"), "needs .*: run --stages=retrain first")
 
 
-# -- what a crash or a bad disk leaves -----------------------------------------------------------------------------------
+# -- what a crash or a bad disk leaves -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["cut short", "changed", "removed"])
-def test_corrupt_checkpoint(refused, program, finished, run, damage):
+def test_corrupt_checkpoint(refused, program, finished, copied, contents, damage):
   """It is told, and `--repair` goes on from the checkpoint before it, to the same bytes."""
-  folder = run / "supernet" / "seed0" / "ckpt"
-  victim = max((path for path in (folder / "30" / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  folder = copied / "supernet" / "seed0" / "ckpt"
+  inside = (path for path in (folder / "30" / "state").rglob("*") if path.is_file())
+  victim = max(inside, key=lambda path: path.stat().st_size)
   data = victim.read_bytes()
   if damage == "removed":
     victim.unlink()
   else:
     victim.write_bytes(data[:-9] if damage == "cut short" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-  (run / "winner.json").unlink()
-  (run / "trials.jsonl").unlink()
-  before = contents(run)
-  sentence = refused(MICRO, f"--workdir={run}")
-  assert_matches(sentence, f"{folder / '30'}: the checkpoint is damaged .*--repair to set it aside and go on from step 20")
-  assert contents(run) == before
+  (copied / "winner.json").unlink()
+  (copied / "trials.jsonl").unlink()
+  before = contents(copied)
+  sentence = refused(MICRO, f"--workdir={copied}")
+  assert_matches(sentence, f"{folder / '30'}: the checkpoint is damaged .*--repair to set it .* go on from step 20")
+  assert contents(copied) == before
   if damage == "changed":
-    status, output, errors = program.run(f"--workdir={run}", "--stages=train,search", "--repair")
+    status, output, errors = program.run(f"--workdir={copied}", "--stages=train,search", "--repair")
     assert status == 0 and f"set aside {folder / '30.broken'}" in output, errors
     for name in ("trials.jsonl", "winner.json"):
-      assert (run / name).read_bytes() == (finished / name).read_bytes()
+      assert (copied / name).read_bytes() == (finished / name).read_bytes()
 
 
-def test_trial_log_whose_last_line_is_cut(refused, program, finished, run):
+def test_trial_log_whose_last_line_is_cut(refused, program, finished, copied, contents):
   data = (finished / "trials.jsonl").read_bytes()
-  (run / "trials.jsonl").write_bytes(data[:-20])
-  (run / "winner.json").unlink()
-  before = contents(run)
+  (copied / "trials.jsonl").write_bytes(data[:-20])
+  (copied / "winner.json").unlink()
+  before = contents(copied)
   num = len(data.splitlines())
-  assert_matches(refused(MICRO, f"--workdir={run}", "--stages=search"),
-                 f"trials.jsonl: line {num} of {num} is damaged and the {num - 1} trials before it are intact; .*--repair")
-  assert contents(run) == before
-  status, _, errors = program.run(f"--workdir={run}", "--stages=search", "--repair")
+  assert_matches(refused(MICRO, f"--workdir={copied}", "--stages=search"),
+                 f"trials.jsonl: line {num} of {num} is damaged and the {num - 1} trials before .*--repair")
+  assert contents(copied) == before
+  status, _, errors = program.run(f"--workdir={copied}", "--stages=search", "--repair")
   assert status == 0, errors
-  assert contents(run) == {**contents(finished), "trials.jsonl.broken": data[:-20]}
+  assert contents(copied) == {**contents(finished), "trials.jsonl.broken": data[:-20]}
 
 
-def test_full_disk(program, finished, run):
+def test_full_disk(program, finished, copied):
   """Whatever file meets it: what is there stays, and the same command goes on when there is space again."""
   for name in ("trials.jsonl", "winner.json", "results.json", "latency.json"):
-    (run / name).unlink()
-  for name in ("trials.jsonl", "winner.json", "results.json"):
-    (run / f".{name}.tmp").symlink_to("/dev/full")  # a real "no space left", where the file would be written
-    status, _, errors = program.run(f"--workdir={run}")
+    (copied / name).unlink()
+  for name in ("trials.jsonl", "results.json"):
+    (copied / f".{name}.tmp").symlink_to("/dev/full")  # a real "no space left", where the file would be written
+    status, _, errors = program.run(f"--workdir={copied}")
     assert status == 1 and "Traceback" not in errors
     assert errors.splitlines()[-1] == (
-        f"error: {run / name}: no space is left on the disk; free some and run the same command again: it continues"
+        f"error: {copied / name}: no space is left on the disk; free some and run the same command again: it continues"
         " where it stopped")
-    assert not (run / name).exists()
-  status, _, errors = program.run(f"--workdir={run}")
+    assert not (copied / name).exists()
+  status, _, errors = program.run(f"--workdir={copied}")
   assert status == 0, errors
   for name in ("trials.jsonl", "winner.json", "results.json"):
-    assert (run / name).read_bytes() == (finished / name).read_bytes()
+    assert (copied / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_loss_that_is_not_finite(program, tmp_path):
@@ -235,5 +228,5 @@ def test_loss_that_is_not_finite(program, tmp_path):
            "--config.train.report_every=1", "--config.train.checkpoint_every=1"]
   status, _, errors = program.run(f"--workdir={tmp_path}", *flags)
   assert status == 1 and "Traceback" not in errors
-  assert_matches(errors.splitlines()[-1], "^error: supernet, seed 0, optimizer.peak_lr=1e[+]30: the loss or its gradient is not finite at step .*: lower")
+  assert_matches(errors.splitlines()[-1], "^error: supernet, seed 0, optimizer.peak_lr=1e[+]30: the loss or its .*lower")
   assert (tmp_path / "supernet" / "seed0" / "ckpt" / "1" / "contents.json").exists()

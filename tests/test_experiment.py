@@ -22,7 +22,8 @@ def test_defaults_are_complete():
   experiment = close()
   assert isinstance(experiment.space, Tiny)
   assert experiment.kinds == {name: lookup(attention.TABLE, name)() for name in experiment.space.kinds}
-  assert close(**{field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}) == experiment
+  again = {field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)}
+  assert close(**again) == experiment
 
 
 def test_json_and_back():
@@ -41,9 +42,11 @@ def test_kinds_keep_their_settings_and_the_order_of_the_space():
 TRAINING = {
     "steps": ({"steps": 0}, "steps=0: it must be at least 1"),
     "accumulate": ({"batch_size": 10, "accumulate": 3}, "accumulate=3 must divide batch_size=10"),
-    "checkpoints": ({"report_every": 20, "checkpoint_every": 50}, "checkpoint_every=50 must be a multiple of report_every=20"),
+    "checkpoints": ({"report_every": 20, "checkpoint_every": 50},
+                    "checkpoint_every=50 must be a multiple of report_every=20"),
     "average": ({"ema_decay": 1.0}, "ema_decay=1.0: it must be at least 0 and below 1"),
-    "warm-up": ({"steps": 10, "optimizer": Optimizer(warmup_steps=10)}, "warmup_steps=10 must be less than the 10 steps"),
+    "warm-up": ({"steps": 10, "optimizer": Optimizer(warmup_steps=10)},
+                "warmup_steps=10 must be less than the 10 steps"),
 }
 
 
@@ -76,7 +79,7 @@ def test_a_score_leads_a_search_and_a_cost_does_not(name):
   if hasattr(lookup(SCORES, name), "value"):
     assert close(search=Search(score=name)).search.score == lookup(SCORES, name)()
   else:
-    with pytest.raises(UserError, match="only 'accuracy' and 'loss' can lead a search; costs are given as search.limits"):
+    with pytest.raises(UserError, match="only 'accuracy' and 'loss' can lead a search; costs are given as"):
       close(search=Search(score=name))
 
 

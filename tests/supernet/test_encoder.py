@@ -111,8 +111,8 @@ def test_exact_reads_nothing_else(small, genes):
 
 def test_a_chunk_reads_what_its_largest_member_reads(small):
   """One member has the largest sizes of all in every layer, and no kind is used that it does not use."""
-  largest = EncoderSpec(4, (LayerSpec("linear", 2, 4, 5), LayerSpec("softmax", 1, 4, 5)))
-  specs = [EncoderSpec(4, largest.layers[:1]), largest, SPEC]
+  smaller = EncoderSpec(4, (LayerSpec("linear", 1, 4, 3), LayerSpec("softmax", 1, 4, 3)))
+  specs = [EncoderSpec(4, SPEC.layers[:1]), SPEC, smaller]
   genes = jnp.asarray(np.stack([small.space.encode(spec) for spec in specs]))
   poisoned = poison(small.params, small.supernet.used(genes[1]))
   member = lambda g: small.supernet.shared(poisoned, g, small.batch["image"], "chunk")

@@ -11,7 +11,7 @@ from nasformer.supernet.sampling import Sampling, _mean_over, extreme, supernet_
 from nasformer.train.step import Keys
 from nasformer.types import UserError
 
-RULES = ["", "layer.*.kind=linear", "depth=2,3; layer.*.ffn=5; embed_dim=4; layer.1.num_heads=2"]
+RULES = ["", "layer.*.kind=linear", "depth=1,2", "depth=2,3; layer.*.ffn=5; embed_dim=4; layer.1.num_heads=2"]
 
 
 @pytest.fixture(params=RULES)

@@ -1,0 +1,111 @@
+"""Every experiment file is closed, and its networks shape-checked at full size; nothing of that size is computed."""
+
+import functools
+import inspect
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer import config, derive, stages, workdir
+from nasformer.data import TABLE
+from nasformer.data.base import Info, Splits
+from nasformer.experiment import Experiment
+from nasformer.nets.blocks import decayed
+from nasformer.registry import lookup
+from nasformer.supernet.sampling import extreme, supernet_loss
+from nasformer.train import state, step
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def cases():
+  """File and argument of every experiment; the functions of a file with variants are its arguments."""
+  for path in sorted((ROOT / "experiments").glob("*/*.py")):
+    members = runpy.run_path(str(path))
+    if "get_config" in members:
+      variants = [name for name, thing in members.items()
+                  if inspect.isfunction(thing) and thing.__code__.co_filename == str(path) and name != "get_config"]
+      for variant in variants or [None]:
+        yield f"{path.relative_to(ROOT / 'experiments')}:{variant or ''}".removesuffix(":")
+
+
+@functools.cache
+def load(case):
+  """A run of the experiment whose data set is known by its sizes only."""
+  path, _, argument = case.partition(":")
+  get_config = runpy.run_path(str(ROOT / "experiments" / path))["get_config"]
+  experiment = config.close(Experiment, get_config(*filter(None, [argument])))
+  (name,) = [name for name in TABLE if lookup(TABLE, name) is type(experiment.data)]
+  height, width, channels = SHAPES[name]
+  side = experiment.data.image_size
+  shape = (side or height, side or width, channels)
+  run = workdir.Run(experiment, pathlib.Path("none"))
+  info = Info(name, shape, 10, tuple("0123456789"), "", (0.0,) * channels, (1.0,) * channels)
+  vars(run)["splits"] = Splits(info, {})
+  return run
+
+
+def batch_of(run, size):
+  return {"image": jax.ShapeDtypeStruct((size, *run.splits.info.image_shape), jnp.uint8),
+          "label": jax.ShapeDtypeStruct((size,), jnp.int32)}
+
+
+over_experiments = pytest.mark.parametrize("case", list(cases()))
+
+
+@over_experiments
+def test_it_says_how_to_run_it(case):
+  path = case.partition(":")[0]
+  text = (ROOT / "experiments" / path).read_text()
+  assert f"python -m nasformer.main --config=experiments/{path}" in text.split('"""')[1]
+
+
+@over_experiments
+def test_json_and_back(case):
+  experiment = load(case).experiment
+  assert config.from_json(Experiment, config.to_json(experiment)) == experiment
+
+
+@over_experiments
+def test_the_budget_can_be_met_by_every_arm(case):
+  domains, baseline = stages._domains(load(case))
+  for domain in domains.values():
+    least = {name: domain.costs[name].minimum()[0] for name in domain.limits}
+    assert all(least[name] < limit for name, limit in domain.limits.items())
+  assert any(baseline.meets(np.stack(list(baseline.space.uniform_genomes()))))
+
+
+@over_experiments
+@pytest.mark.parametrize("size", ["smallest", "largest"])
+def test_networks_at_the_ends(case, size):
+  run = load(case)
+  net, space = run.supernet.net, run.experiment.space
+  for kind in range(len(space.kinds)):
+    genes = jnp.array([kind if gene.kind == "categorical" else 0 for gene in space.genes], jnp.int32)
+    spec = space.decode(np.asarray(extreme(space, genes, size)))
+    network, images = derive.module(run.supernet, spec), batch_of(run, 2)["image"]
+    params = jax.eval_shape(network.init, jax.random.key(0), images)
+    assert jax.eval_shape(network.apply, params, images).shape == (2, 10)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == net.count_spec(spec).params
+
+
+@over_experiments
+def test_a_training_step(case):
+  """Of the supernet, at the full batch: the state keeps its shapes."""
+  run = load(case)
+  experiment, supernet, training = run.experiment, run.supernet, run.experiment.train
+  loss = supernet_loss(supernet, experiment.sampling, experiment.task.prepare, experiment.task.loss)
+  params = jax.eval_shape(supernet.init, jax.random.key(0))
+  optimizer = training.optimizer.make(training.steps, decayed(params))
+  before = jax.eval_shape(lambda p: state.init(p, optimizer, ema=training.ema_decay > 0), params)
+  update = step.make_step(loss, optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,
+                          freeze_unused=training.freeze_unused)
+  after, metrics = jax.eval_shape(update, before, batch_of(run, training.batch_size), jax.random.key(0))
+  sizes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+  assert sizes(after) == sizes(before)
+  assert {name: value.shape for name, value in metrics.items()} == {"loss": (), "grad_norm": ()}
