@@ -17,7 +17,7 @@ LAYERS = [
     {"store", "report"},
     {"config", "progress", "compilations"},
     {"experiment"},
-    {"workdir"},
+    {"workdir", "deploy"},
     {"stages"},
     {"main"},
 ]
