@@ -25,5 +25,5 @@ def get_config():
       train=train,
       search=Search(strategy=Evolution(population=64, num_parents=16, num_mutations=24, num_crossovers=24),
                     generations=12, limits=Limits(flops=1.4e6)),
-      retrain=dataclasses.replace(train, steps=2500),
+      retrain=dataclasses.replace(train, steps=4000),
   ))

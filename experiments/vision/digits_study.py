@@ -31,5 +31,5 @@ def get_config():
       search=Search(strategy=Evolution(population=64, num_parents=16, num_mutations=24, num_crossovers=24),
                     arms={"mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=cosformer"},
                     generations=12, limits=Limits(flops=1.4e6)),
-      retrain=dataclasses.replace(train, steps=2500),
+      retrain=dataclasses.replace(train, steps=4000),
   ))
