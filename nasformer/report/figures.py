@@ -87,7 +87,7 @@ def retrained(run: Run, metric: tables.Metric, label: str) -> Figure:
       colour = palette.colour(arm, run.arms)
       cost, accuracy = (spread(values) for values in zip(*pairs))
       if len(pairs) > 1:
-        axes.scatter(*zip(*pairs), 14, colour, palette.marker(arm, run.arms), alpha=0.45, linewidths=0)
+        axes.scatter(*zip(*pairs), 14, colour, marker=palette.marker(arm, run.arms), alpha=0.45, linewidths=0)
       axes.errorbar(cost.mean, accuracy.mean, accuracy.std, cost.std, color=colour, capsize=2, lw=1)
       _marks(run, axes, arm, [(cost.mean, accuracy.mean)])
   _limit_line(run, axes, metric.name)
@@ -208,7 +208,8 @@ def _bars(axes: Axes, spec: EncoderSpec, kinds: list[str]) -> None:
 def _marks(run: Run, axes: Axes, arm: str, points: list[tuple]) -> None:
   """The networks that the report is about: large, outlined, one legend entry per arm."""
   if points:
-    axes.scatter(*zip(*points), 62, palette.colour(arm, run.arms), palette.marker(arm, run.arms), edgecolors="white",
+    axes.scatter(*zip(*points), 62, palette.colour(arm, run.arms),
+                 marker=palette.marker(arm, run.arms), edgecolors="white",
                  linewidths=1, zorder=3, label=arm)
 
 
