@@ -329,11 +329,12 @@ class Scorer:
 def derive(run: Run) -> None:
   """Cuts every winner out of its supernet and proves that the small network computes the same."""
   winners, cut = run.winners("derive"), derivation.checker(run.supernet)
+  supernet_of = functools.lru_cache(maxsize=1)(lambda seed: trained_supernet(run, seed, "derive"))
   with bar(run.console, "derive", len(winners)) as show:
     for number, row in enumerate(winners):
       checkpoints = run.checkpoints(run.model_dir("derived", row["arm"], row["seed"]))
       if checkpoints.latest_step() is None:
-        params = trained_supernet(run, row["seed"], "derive")
+        params = supernet_of(row["seed"])
         images = next(eval_batches(run.splits.get("val", "derive"), _EXAMPLES))["image"]
         checkpoints.save(run.experiment.train.steps, cut(params, np.array(row["genes"], np.int32), images))
       show(number + 1)

@@ -5,7 +5,8 @@ patches of 16, 140,000 updates of 256 images, at most 25 M parameters. Differenc
 training images, the encoder is bidirectional, images are shifted and flipped instead of cropped at random scales.
 It wants an accelerator.
 
-`small` runs on two CPU cores in under 45 minutes: 15,000 training images of 32 x 32, patches of 4, a narrow space.
+`small` is for two CPU cores: 15,000 training images of 32 x 32, patches of 4, a narrow space. It took 71 minutes on two
+cores that other work used at the same time.
 
   python -m nasformer.main --config=experiments/vision/cifar10.py:small --workdir=DIR --data_dir=DATA
 """

@@ -1,5 +1,5 @@
 """Three-way study on handwritten digits: softmax only, linear only and mixed attention, and the hand-made network, at one
-budget of FLOPs, the whole pipeline repeated for three seeds. No download; about a quarter of an hour on two cores.
+budget of FLOPs, the whole pipeline repeated for three seeds. No download.
 
 Claim under test (arXiv 2207.13955): mixing keeps the accuracy of softmax attention at a lower cost than softmax alone.
 

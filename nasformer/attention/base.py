@@ -73,7 +73,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Can:
-  """What a kind is able to do; a space refuses to place it where it cannot work."""
+  """Where a kind can work; tests ask no more of it, and a network must not place it elsewhere."""
 
   causal: bool = True
   cross: bool = True

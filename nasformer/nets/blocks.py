@@ -57,9 +57,9 @@ def decayed(tree):
   return jax.tree_util.tree_map_with_path(whether, tree, is_leaf=lambda leaf: isinstance(leaf, Tensor))
 
 
-def norm_tensors(dim: int, prefix: str = "norm") -> dict[str, Tensor]:
-  return {f"{prefix}_scale": Tensor((dim,), ("embed",), jax.nn.initializers.ones),
-          f"{prefix}_bias": Tensor((dim,), ("embed",), jax.nn.initializers.zeros)}
+def norm_tensors(dim: int) -> dict[str, Tensor]:
+  return {"norm_scale": Tensor((dim,), ("embed",), jax.nn.initializers.ones),
+          "norm_bias": Tensor((dim,), ("embed",), jax.nn.initializers.zeros)}
 
 
 def norm(params: Tensors, x: Float[Array, "B T D"], keep: Keep | None) -> Float[Array, "B T D"]:

@@ -48,8 +48,8 @@ class Vision:
     if self.dtype not in ("float32", "bfloat16"):
       raise UserError(f"net.dtype={self.dtype!r}: it must be 'float32' or 'bfloat16'")
     for name in ("dropout", "stochastic_depth"):
-      if not 0 <= getattr(self, name) < 1:
-        raise UserError(f"net.{name}={getattr(self, name)}: it must be at least 0 and below 1")
+      if not 0 <= getattr(self, name) <= 0.99:  # a rate that rounds to 1 would leave nothing to scale up
+        raise UserError(f"net.{name}={getattr(self, name)}: it must lie between 0 and 0.99")
     if self.patch_size < 1:
       raise UserError(f"net.patch_size={self.patch_size}: it must be at least 1")
 

@@ -202,7 +202,8 @@ def test_initial_network_is_deterministic_and_finite():
 @pytest.mark.parametrize("change, message", [
     ({"activation": "tanh"}, "net.activation='tanh': it must be one of relu, gelu"),
     ({"dtype": "float16"}, "net.dtype='float16'"),
-    ({"dropout": 1.0}, "net.dropout=1.0: it must be at least 0 and below 1"),
+    ({"dropout": 1.0}, "net.dropout=1.0: it must lie between 0 and 0.99"),
+    ({"dropout": 0.998}, "net.dropout=0.998: it must lie between 0 and 0.99"),
     ({"stochastic_depth": -0.1}, "net.stochastic_depth=-0.1"),
     ({"patch_size": 0}, "net.patch_size=0"),
     ({"patch_size": 4}, "net.patch_size=4 does not divide images of 4x6: choose a common divisor, such as 2"),
