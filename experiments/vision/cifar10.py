@@ -44,7 +44,7 @@ def full():
 
 def small():
   optimizer = Optimizer(peak_lr=2e-3, warmup_steps=150, b2=0.998, weight_decay=0.05, clip_norm=1.0)
-  train = Training(steps=1600, batch_size=128, report_every=50, checkpoint_every=200, optimizer=optimizer)
+  train = Training(steps=2400, batch_size=128, report_every=50, checkpoint_every=200, optimizer=optimizer)
   return Experiment(
       data=Cifar10(max_train=15_000, max_val=2_000),
       space=VisionSpace(embed_dim=(64, 96, 128), depth=(4, 5, 6), num_heads=(2, 3, 4), head_dim=32,
