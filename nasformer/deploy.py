@@ -2,22 +2,22 @@
 
     apply, params, spec = nasformer.load("DIR")
     logits = apply(params, images)  # uint8 or float, 0 to 255: [B, height, width, channels]
+    translations = apply(params, ["A sentence."])  # where the task is translation
 """
 
-import functools
 import pathlib
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import jax
-from jaxtyping import Array
 
-from nasformer import config
+from nasformer import config, supernet
 from nasformer.data.base import Info
+from nasformer.data.parallel import TextInfo
 from nasformer.experiment import Experiment
-from nasformer.nets.vision import VisionTransformer
+from nasformer.registry import lookup
 from nasformer.store import files
 from nasformer.store.checkpoint import Checkpoints
-from nasformer.types import EncoderSpec, Params, UserError
+from nasformer.types import Params, UserError
 
 
 def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None = None) -> tuple[Callable, Params, Any]:
@@ -29,7 +29,8 @@ def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None =
     seed: which seed's; the first if None.
 
   Returns:
-    (apply, params, spec), with `apply(params, images) -> logits`, jitted.
+    (apply, params, spec), with what the task gives people: `apply(params, images) -> logits` or `apply(params, sentences) ->
+    translations`.
 
   Raises:
     UserError: the search has not ended, there is no such winner, or it has no weights yet.
@@ -43,27 +44,24 @@ def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None =
     there = sorted({f"{row['arm']} of seed {row['seed']}" for row in found["winners"]})
     raise UserError(f"{workdir}: there is no winner of arm {arm!r}{'' if seed is None else f' and seed {seed}'}"
                     f" (there are: {', '.join(there)})")
-  network = _network(about, EncoderSpec.from_json(rows[0]["spec"]))
+  experiment, info = described(about)
+  net = experiment.task.build(info, experiment.space, experiment.kinds)
+  network = lookup(supernet.TABLE, type(net).__name__, "network family")(experiment.space, net).module(
+      experiment.space.spec.from_json(rows[0]["spec"]))
   where = pathlib.Path(arm) / f"seed{rows[0]['seed']}"
   for folder in (workdir / "retrain" / where / "model", workdir / "derived" / where):
     checkpoints = Checkpoints(folder)
     if checkpoints.latest_step() is not None:
-      example = jax.ShapeDtypeStruct((1, *network.net.image_shape), "uint8")
+      example = experiment.task.example(net, 1)
       params = checkpoints.restore(jax.eval_shape(network.init, jax.random.key(0), example)["params"])
-      return jax.jit(functools.partial(_apply, network)), params, network.spec
+      return experiment.task.deployed(network, info, workdir), params, network.spec
   raise UserError(f"{workdir}: the winner of arm {arm!r} has no weights yet: run --stages=derive or --stages=retrain")
 
 
-def _apply(network: VisionTransformer, params: Params, images: Array) -> Array:
-  wanted = network.net.image_shape
-  if images.shape[1:] != wanted:
-    raise UserError(f"images of shape {images.shape}: this network takes [batch, {', '.join(map(str, wanted))}]")
-  return network.apply({"params": params}, images)
-
-
-def _network(about: dict, spec: EncoderSpec) -> VisionTransformer:
+def described(about: Mapping) -> tuple[Experiment, Any]:
+  """The experiment, and what is known of its data, as experiment.json has them."""
   experiment = config.from_json(Experiment, about["config"])
-  fields = Info.__dataclass_fields__
-  info = Info(**{name: tuple(value) if isinstance(value, list) else value
-                 for name, value in about["dataset"].items() if name in fields})
-  return VisionTransformer(experiment.task.build(info, experiment.kinds), spec)
+  info_type = {True: TextInfo, False: Info}["fingerprint" in about["dataset"]]
+  fields = info_type.__dataclass_fields__
+  return experiment, info_type(**{name: tuple(value) if isinstance(value, list) else value
+                                  for name, value in about["dataset"].items() if name in fields})

@@ -5,32 +5,25 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
-from nasformer.nets.vision import VisionTransformer
-from nasformer.supernet.encoder import Supernet
 from nasformer.types import Params
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of the largest logit
 
 
-def module(supernet: Supernet, spec: Any) -> VisionTransformer:
-  """The Linen network of a spec."""
-  return VisionTransformer(supernet.net, spec, spec.embed_dim / max(supernet.space.embed_dim))
-
-
-def checker(supernet: Supernet) -> Callable:
+def checker(supernet: Any) -> Callable:
   """A function that cuts networks out and proves that each computes what the masked supernet computes.
 
-  It takes (params of the supernet, genes, a few images) and gives the small network's parameters.
+  It takes (params of the supernet, genes, inputs of a few examples) and gives the small network's parameters.
   """
   inside = jax.jit(supernet.masked)  # one compilation for all networks
 
-  def derive(params: Params, genes: Int[np.ndarray, "G"], images: Array | np.ndarray) -> Params:
+  def derive(params: Params, genes: Int[np.ndarray, "G"], inputs: Any) -> Params:
     spec = supernet.space.decode(genes)
     small = supernet.derive(params, spec)
-    alone = jax.jit(module(supernet, spec).apply)({"params": small}, images)
-    wanted = inside(params, jnp.asarray(genes), images)
+    alone = jax.jit(supernet.module(spec).apply)({"params": small}, inputs)
+    wanted = inside(params, jnp.asarray(genes), inputs)
     scale = max(1.0, float(jnp.abs(wanted).max()))
     difference = float(jnp.abs(alone - wanted).max())
     limit = _TOLERANCE[supernet.net.config.dtype] * scale

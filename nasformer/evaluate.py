@@ -1,6 +1,6 @@
 """Metrics of one network over one part of the data, weighted by example."""
 
-from typing import Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -8,17 +8,15 @@ from jaxtyping import Array
 
 from nasformer.types import Params
 
-Metrics = Callable[[Array, Mapping[str, Array]], Mapping[str, Array]]
 
-
-def evaluator(apply: Callable, metrics: Metrics) -> Callable[[Params, Iterable[Mapping[str, Array]]], dict[str, float]]:
-  """A function (weights, batches of one shape) -> means over all real examples; compiled once for a network.
+def evaluator(apply: Callable, task: Any) -> Callable[[Params, Iterable[Mapping[str, Array]]], dict[str, float]]:
+  """A function (weights, batches) -> means over all real examples; compiled once for each shape of a batch.
 
   Args:
-    apply: (params, images) -> logits.
-    metrics: (logits, batch) -> numbers per example, zero for padding, with "count" among them.
+    apply: (params, inputs) -> logits.
+    task: says what the network takes of a batch, and the metrics: numbers per example, zero for padding, among them "count".
   """
-  step = jax.jit(lambda p, b: {name: value.sum() for name, value in metrics(apply(p, b["image"]), b).items()})
+  step = jax.jit(lambda p, b: {name: value.sum() for name, value in task.metrics(apply(p, task.inputs(b)), b).items()})
 
   def evaluate(params, batches):
     totals: dict[str, float] = {}

@@ -51,7 +51,7 @@ def train(run: Run) -> None:
     with _named(f"--config.{name}"):
       batches = train_batches(run.splits.get("train", "train"), getattr(experiment, name).batch_size, seed=0)
       mesh.shard_batch(next(batches), mesh.data_mesh())
-  loss = supernet_loss(supernet, experiment.sampling, task.prepare, task.loss)
+  loss = supernet_loss(supernet, experiment.sampling, task)
   for seed in experiment.seeds:
     fit(run, f"supernet, seed {seed}", run.supernet_dir(seed), seed, experiment.train, supernet.init, loss)
 
@@ -59,14 +59,14 @@ def train(run: Run) -> None:
 def retrain(run: Run) -> None:
   """Trains every winner from scratch, as a small network of its own."""
   experiment, supernet, task = run.experiment, run.supernet, run.experiment.task
+  example = task.example(supernet.net, 1)
   for row in run.winners("retrain"):
-    network = derivation.module(supernet, supernet.space.decode(np.array(row["genes"])))
-    example = jnp.zeros((1, *run.splits.info.image_shape), jnp.uint8)
+    network = supernet.module(supernet.space.decode(np.array(row["genes"])))
 
     def loss(params, batch, keys, network=network):
       augment, noise = jax.random.split(keys.micro)
       batch = task.prepare(augment, batch)
-      return task.loss(network.apply({"params": params}, batch["image"], noise), batch).mean(), ({}, None)
+      return task.loss(network.apply({"params": params}, task.inputs(batch), noise), batch).mean(), ({}, None)
 
     folder = run.model_dir("retrain", row["arm"], row["seed"])
     init = lambda key, network=network: network.init(key, example)["params"]
@@ -276,11 +276,11 @@ def _smallest(domain: Domain) -> np.ndarray:
 
 
 def _measure(run: Run, genes) -> dict[str, float]:
-  network = derivation.module(run.supernet, run.experiment.space.decode(np.asarray(genes)))
-  latency = run.experiment.latency
-  images = np.zeros((latency.batch_size, *run.splits.info.image_shape), np.uint8)
-  shapes = jax.eval_shape(network.init, jax.random.key(0), images)
-  return latency.measure(network.apply, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), images)
+  network = run.supernet.module(run.experiment.space.decode(np.asarray(genes)))
+  task, latency = run.experiment.task, run.experiment.latency
+  example = task.example(run.supernet.net, latency.batch_size)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), example)
+  return latency.measure(task.timed(network), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), example)
 
 
 class Scorer:
@@ -308,7 +308,7 @@ class Scorer:
     return self._pass(self.chunk)
 
   def _pass(self, chunk: int) -> PopulationPass:
-    return PopulationPass(self.run.supernet, self.run.experiment.task.metrics, _CAPACITY, chunk)
+    return PopulationPass(self.run.supernet, self.run.experiment.task, _CAPACITY, chunk)
 
   def _measured_chunk(self) -> int:
     """The fastest chunk, measured once per work directory: scores differ in the last digits between chunk sizes."""
@@ -335,8 +335,8 @@ def derive(run: Run) -> None:
       checkpoints = run.checkpoints(run.model_dir("derived", row["arm"], row["seed"]))
       if checkpoints.latest_step() is None:
         params = supernet_of(row["seed"])
-        images = next(eval_batches(run.splits.get("val", "derive"), _EXAMPLES))["image"]
-        checkpoints.save(run.experiment.train.steps, cut(params, np.array(row["genes"], np.int32), images))
+        inputs = run.experiment.task.inputs(next(eval_batches(run.splits.get("val", "derive"), _EXAMPLES)))
+        checkpoints.save(run.experiment.train.steps, cut(params, np.array(row["genes"], np.int32), inputs))
       show(number + 1)
 
 
@@ -346,20 +346,28 @@ def evaluate(run: Run) -> None:
   experiment = run.experiment
   if run.results.exists() and run.latency.exists():
     return
-  rows, timings = [], []
+  rows, timings, outputs = [], [], {}
   with bar(run.console, "evaluate", len(winners)) as show:
     for number, row in enumerate(winners):
       spec = experiment.space.decode(np.array(row["genes"]))
-      network = derivation.module(run.supernet, spec)
+      network = run.supernet.module(spec)
       params = _retrained(run, row, network)
-      judge = evaluation.evaluator(lambda p, x: network.apply({"params": p}, x), experiment.task.metrics)
+      judge = evaluation.evaluator(lambda p, x: network.apply({"params": p}, x), experiment.task)
       parts = {name: run.splits.get(name, "evaluate") for name in ("val", "test")}
       retrained = {name: judge(params, eval_batches(part, experiment.search.batch_size)) for name, part in parts.items()}
+      retrained["test"] |= experiment.task.judge(network, params, parts["test"], run.splits.info)
+      if "outputs" in retrained["test"]:
+        outputs[row["arm"], row["seed"]] = retrained["test"].pop("outputs")
+        files.write_bytes(run.outputs(row["arm"], row["seed"]), "\n".join((*outputs[row["arm"], row["seed"]], "")).encode())
       rows.append({key: row[key] for key in ("arm", "seed", "spec", "params", "flops")}
                   | {"inherited": {"val": row["inherited"]}, "retrained": retrained})
       timings.append({"arm": row["arm"], "seed": row["seed"], **_measure(run, row["genes"])})
-      show(number + 1, f"{row['arm']}: {retrained['test']['accuracy']:.2%}")
-  files.write_json(run.results, {"rows": rows})
+      show(number + 1, f"{row['arm']}: {experiment.task.headline} {retrained['test'][experiment.task.headline]:.4g}")
+  for row in rows:
+    if (row["arm"], row["seed"]) in outputs and row["arm"] != "baseline":
+      row["against_baseline"] = experiment.task.compare(
+          outputs[row["arm"], row["seed"]], outputs["baseline", row["seed"]], run.splits.get("test", "evaluate"))
+  files.write_json(run.results, {"signatures": experiment.task.signatures(run.splits.info), "rows": rows})
   files.write_json(run.latency, {"device": device(), "batch": experiment.latency.batch_size, "rows": timings})
 
 
@@ -368,7 +376,7 @@ def _retrained(run: Run, row: dict, network: Any) -> Params:
   checkpoints = run.checkpoints(folder)
   if checkpoints.latest_step() != run.experiment.retrain.steps:
     raise UserError(f"--stages=evaluate needs {folder}, which is not there: run --stages=retrain first")
-  example = jnp.zeros((1, *run.splits.info.image_shape), jnp.uint8)
+  example = run.experiment.task.example(network.net, 1)
   return checkpoints.restore(jax.eval_shape(network.init, jax.random.key(0), example)["params"])
 
 

@@ -62,6 +62,38 @@ class EncoderSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class DecoderLayerSpec:
+  """Sizes of one decoder layer: self-attention, cross-attention to the last `span` encoder layers, MLP."""
+
+  kind: str
+  num_heads: int
+  head_dim: int
+  cross_kind: str
+  cross_num_heads: int
+  cross_head_dim: int
+  span: int
+  ffn_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationSpec:
+  """Sizes of one encoder-decoder network; its depths are the numbers of its layers."""
+
+  encoder_embed_dim: int
+  decoder_embed_dim: int
+  encoder: tuple[LayerSpec, ...]
+  decoder: tuple[DecoderLayerSpec, ...]
+
+  def to_json(self) -> dict:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, tree: Mapping) -> "TranslationSpec":
+    return cls(tree["encoder_embed_dim"], tree["decoder_embed_dim"], tuple(LayerSpec(**row) for row in tree["encoder"]),
+               tuple(DecoderLayerSpec(**row) for row in tree["decoder"]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
   """What a scorer says of a population. `value` is what search maximises; NaN never wins.
 

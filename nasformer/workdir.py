@@ -17,14 +17,13 @@ from jaxtyping import Array
 from rich.console import Console
 
 import nasformer
-from nasformer import config
+from nasformer import config, supernet
 from nasformer.data.base import Splits
 from nasformer.experiment import Experiment
-from nasformer.score import counts
+from nasformer.registry import lookup
 from nasformer.store import files
 from nasformer.store.checkpoint import Checkpoints
 from nasformer.store.writers import JsonlWriter
-from nasformer.supernet.encoder import Supernet
 from nasformer.types import UserError
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -52,11 +51,13 @@ class Run:
 
   @functools.cached_property
   def splits(self) -> Splits:
-    return self.experiment.data.load(self.data_dir)
+    return self.experiment.data.load(self.data_dir, self.path)
 
   @functools.cached_property
-  def supernet(self) -> Supernet:
-    return Supernet(self.experiment.space, self.experiment.task.build(self.splits.info, self.experiment.kinds))
+  def supernet(self) -> Any:
+    experiment = self.experiment
+    net = experiment.task.build(self.splits.info, experiment.space, experiment.kinds)
+    return lookup(supernet.TABLE, type(net).__name__, "network family")(experiment.space, net)
 
   def key(self, seed: int, purpose: str) -> Array:
     """The random key of one purpose; purposes do not share randomness."""
@@ -86,6 +87,10 @@ class Run:
   def model_dir(self, stage: str, arm: str, seed: int) -> pathlib.Path:
     """Folder of one winner: "derived" with inherited weights, "retrain" with its own."""
     return self.path / stage / arm / f"seed{seed}"
+
+  def outputs(self, arm: str, seed: int) -> pathlib.Path:
+    """What a retrained winner made of the test part, one line per example, where that is text."""
+    return self.path / "outputs" / arm / f"seed{seed}.txt"
 
   def winners(self, stage: str) -> list[dict]:
     """What the search found.
@@ -138,7 +143,7 @@ class Run:
     return {
         "config": experiment, "command": list(self.command),
         "versions": {"nasformer": nasformer.__version__, "python": platform.python_version(), **versions},
-        "device": device(), "commit": commit(), "counting": counts.RULE, "dataset": dataset,
+        "device": device(), "commit": commit(), "counting": self.supernet.net.counting, "dataset": dataset, "headline": self.experiment.task.headline,
     }
 
 

@@ -20,7 +20,7 @@ def test_the_loaded_network_has_the_accuracy_of_the_results(finished, arm):
   assert spec == EncoderSpec.from_json(row["spec"])
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == row["params"]
   test = Digits(max_train=200, max_val=64).load(None).get("test", "evaluate")
-  found = evaluator(apply, ImageClassification().metrics)(params, eval_batches(test, 64))
+  found = evaluator(apply, ImageClassification())(params, eval_batches(test, 64))
   assert found == pytest.approx(row["retrained"]["test"], abs=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_before_retraining_it_has_the_inherited_weights(copied):
   apply, params, _ = nasformer.load(copied)
   winner = files.read_json(copied / "winner.json")["winners"][0]
   val = Digits(max_train=200, max_val=64).load(None).get("val", "search")
-  found = evaluator(apply, ImageClassification().metrics)(params, eval_batches(val, 64))
+  found = evaluator(apply, ImageClassification())(params, eval_batches(val, 64))
   assert found == pytest.approx(winner["inherited"], abs=1e-5)
 
 

@@ -33,7 +33,7 @@ def test_the_small_network_is_cut_out_and_passes(dtype):
   supernet, params = make(dtype)
   cut = derive.checker(supernet)
   for genes in GENES:
-    small, network = cut(params, genes, IMAGES), derive.module(supernet, SPACE.decode(genes))
+    small, network = cut(params, genes, IMAGES), supernet.module(SPACE.decode(genes))
     wanted = jax.eval_shape(network.init, jax.random.key(0), IMAGES)["params"]
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, wanted)
 
@@ -61,4 +61,4 @@ def test_a_wrong_cut_does_not_pass():
 
 def test_dropout_is_scaled_by_the_share_of_the_largest_width():
   spec = SPACE.decode(np.zeros(SPACE.num_genes, np.int32))
-  assert derive.module(make()[0], spec).width_share == 6 / 8
+  assert make()[0].module(spec).width_share == 6 / 8

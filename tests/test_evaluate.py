@@ -21,7 +21,7 @@ def test_means_are_over_examples_however_they_are_batched(size):
   weights = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
   logits = images.reshape(10, 6).astype(np.float64) @ np.asarray(weights)
   losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(10), labels]
-  judge = evaluate.evaluator(lambda p, x: x.reshape(len(x), -1) @ p, ImageClassification().metrics)
+  judge = evaluate.evaluator(lambda p, x: x.reshape(len(x), -1) @ p, ImageClassification())
   with counted() as count:
     found = judge(weights, batches_of(images, labels, size))
   assert found == pytest.approx({"loss": losses.mean(), "accuracy": (logits.argmax(1) == labels).mean()}, rel=1e-5)

@@ -88,7 +88,7 @@ def test_networks_at_the_ends(case, size):
   for kind in range(len(space.kinds)):
     genes = jnp.array([kind if gene.kind == "categorical" else 0 for gene in space.genes], jnp.int32)
     spec = space.decode(np.asarray(extreme(space, genes, size)))
-    network, images = derive.module(run.supernet, spec), batch_of(run, 2)["image"]
+    network, images = run.supernet.module(spec), batch_of(run, 2)["image"]
     params = jax.eval_shape(network.init, jax.random.key(0), images)
     assert jax.eval_shape(network.apply, params, images).shape == (2, 10)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == net.count_spec(spec).params
@@ -99,7 +99,7 @@ def test_a_training_step(case):
   """Of the supernet, at the full batch: the state keeps its shapes."""
   run = load(case)
   experiment, supernet, training = run.experiment, run.supernet, run.experiment.train
-  loss = supernet_loss(supernet, experiment.sampling, experiment.task.prepare, experiment.task.loss)
+  loss = supernet_loss(supernet, experiment.sampling, experiment.task)
   params = jax.eval_shape(supernet.init, jax.random.key(0))
   optimizer = training.optimizer.make(training.steps, decayed(params))
   before = jax.eval_shape(lambda p: state.init(p, optimizer, ema=training.ema_decay > 0), params)

@@ -257,8 +257,8 @@ def test_a_score_is_that_of_the_small_network(make_run, tmp_path, monkeypatch):
   assert (score.source, score.split) == ("inherited", "val")
   np.testing.assert_array_equal(score.value, -score.parts["loss"])
   spec = run.experiment.space.decode(genes[5])
-  network = derive.module(run.supernet, spec)
-  judge = evaluate.evaluator(lambda p, x: network.apply({"params": p}, x), run.experiment.task.metrics)
+  network = run.supernet.module(spec)
+  judge = evaluate.evaluator(lambda p, x: network.apply({"params": p}, x), run.experiment.task)
   found = judge(run.supernet.derive(params, spec), eval_batches(run.splits.get("val", "search"), 64))
   assert found == pytest.approx({name: part[5] for name, part in score.parts.items()}, abs=1e-5)
 

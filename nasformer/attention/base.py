@@ -6,9 +6,17 @@ A kind is a frozen dataclass of hyper-parameters with three pure methods:
   `kind(params, x, source, context, carry)` mixes tokens, from model width to model width
   `count(sizes, queries, keys, causal)`     says what that costs, exactly
 
+and, where it can be used by a decoder, four more that give the same, one token after another:
+
+  `begin(params, batch, max_length, dtype)`       the state before the first token
+  `step(params, x, state, position, carry)`       self-attention of the next token, which the state takes in
+  `read(params, source, context)`                 what cross-attention keeps of a source
+  `look(params, x, memory, position, context)`    cross-attention of one token
+
 That is the level at which all kinds are alike, whether they own unusual projections (Luna, Mega), pass something up
 through the layers (`carry`: Luna's memory, evolving attention's maps) or are a mere function of q, k and v. For the last,
-`Core` does the projections, and a kind says only `attend`, `core_params` and `core_count`.
+`Core` does the projections, and a kind says only `attend`, `core_params` and `core_count`, and for decoding `start`, `push`,
+`remember` and `recall`.
 
 Because tensors are declared with the names of their axes, everything that depends on shapes is written once, elsewhere:
 initialisation, slicing, masking, counting, sharding. The rules that a kind must follow so that its masked form equals its
@@ -24,7 +32,7 @@ from typing import Any, Callable, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from nasformer.ops import masks
 
@@ -64,7 +72,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Declaration of a parameter: axes named "embed", "source", "heads" or "ffn" are elastic, None is not."""
+  """Declaration of a parameter: axes named "embed", "source", "heads", "head_dim" or "ffn" are elastic, None is not."""
 
   shape: tuple[int, ...]
   axes: tuple[str | None, ...]
@@ -88,14 +96,23 @@ class Context:
     key_mask: real keys, likewise. To a query that can see no key the attention itself gives exactly zero.
     keep_heads: living heads, in a masked network; None where all are alive.
     keep_embed: living channels, likewise.
+    dropout_key: randomness for dropping attention weights, in training.
+    dropout: the rate of that, for kinds that have weights.
     causal: a query sees no later key.
+    stream: queries come one after another when it counts (decoding), so nothing may depend on how many there are.
+    copies: the source holds so many sequences of one length, one after another, whose positions run alike (a decoder that
+      attends to several encoder layers).
   """
 
   query_mask: Bool[Array, "B T"] | None = None
   key_mask: Bool[Array, "B S"] | None = None
   keep_heads: Bool[Array, "N"] | None = None
   keep_embed: Bool[Array, "D"] | None = None
+  dropout_key: Array | None = None
+  dropout: Float[Array, ""] | None = None
   causal: bool = struct.field(pytree_node=False, default=False)
+  stream: bool = struct.field(pytree_node=False, default=False)
+  copies: int = struct.field(pytree_node=False, default=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +128,24 @@ class Kind:
   def __call__(self, params: Tensors, x: Float[Array, "B T D"], source: Float[Array, "B S Dk"], context: Context,
                carry: Any = None) -> tuple[Float[Array, "B T D"], Any]:
     """Mixes tokens; returns the output and what travels on to the next layer (`carry` itself where it is not used)."""
+    raise NotImplementedError
+
+  def begin(self, params: Tensors, batch: int, max_length: int, dtype: Any) -> Any:
+    """State of self-attention before the first of at most `max_length` tokens; the batch is the first axis of all of it."""
+    raise NotImplementedError
+
+  def step(self, params: Tensors, x: Float[Array, "B 1 D"], state: Any, position: Int[Array, ""],
+           carry: Any = None) -> tuple[Float[Array, "B 1 D"], Any, Any]:
+    """Causal self-attention of the token at `position`: its output, the state with it, and the carry."""
+    raise NotImplementedError
+
+  def read(self, params: Tensors, source: Float[Array, "B S Dk"], context: Context) -> Any:
+    """What cross-attention needs of a source, computed once; the batch is the first axis of all of it."""
+    raise NotImplementedError
+
+  def look(self, params: Tensors, x: Float[Array, "B 1 D"], memory: Any, position: Int[Array, ""],
+           context: Context) -> Float[Array, "B 1 D"]:
+    """Cross-attention of the token at `position` to what `read` gave."""
     raise NotImplementedError
 
   def count(self, sizes: Sizes, queries: int, keys: int, causal: bool = False) -> Count:
@@ -131,6 +166,24 @@ class Core(Kind):
     """The attention itself, head by head."""
     raise NotImplementedError
 
+  def start(self, batch: int, max_length: int, num_heads: int, head_dim: int, value_dim: int, dtype: Any) -> Any:
+    """State that has seen no key yet."""
+    raise NotImplementedError
+
+  def push(self, params: Tensors, state: Any, k: Float[Array, "B 1 N H"], v: Float[Array, "B 1 N E"],
+           position: Int[Array, ""]) -> Any:
+    """The state with one more key and value."""
+    raise NotImplementedError
+
+  def remember(self, params: Tensors, k: Float[Array, "B S N H"], v: Float[Array, "B S N E"], context: Context) -> Any:
+    """State that holds all these keys and values."""
+    raise NotImplementedError
+
+  def recall(self, params: Tensors, state: Any, q: Float[Array, "B 1 N H"], position: Int[Array, ""],
+             copies: int) -> Float[Array, "B 1 N E"]:
+    """Attention of one query to what the state holds; `copies` as in `Context`."""
+    raise NotImplementedError
+
   def core_count(self, sizes: Sizes, queries: int, keys: int, causal: bool) -> Count:
     """Cost of `attend`, with its own parameters."""
     raise NotImplementedError
@@ -138,28 +191,48 @@ class Core(Kind):
   def params(self, sizes: Sizes) -> dict[str, Tensor]:
     heads = (sizes.num_heads, sizes.head_dim)
     inner = math.prod(heads)
-    project = lambda width, axis: Tensor((width, *heads), (axis, "heads", None), xavier(width, inner))
-    bias = Tensor(heads, ("heads", None), jax.nn.initializers.zeros)
+    project = lambda width, axis: Tensor((width, *heads), (axis, "heads", "head_dim"), xavier(width, inner))
+    bias = Tensor(heads, ("heads", "head_dim"), jax.nn.initializers.zeros)
     return {
         "query": project(sizes.embed_dim, "embed"), "query_bias": bias,
         "key": project(sizes.key_dim, "embed" if sizes.source_dim is None else "source"), "key_bias": bias,
         "value": project(sizes.key_dim, "embed" if sizes.source_dim is None else "source"), "value_bias": bias,
-        "out": Tensor((*heads, sizes.embed_dim), ("heads", None, "embed"), xavier(inner, sizes.embed_dim)),
+        "out": Tensor((*heads, sizes.embed_dim), ("heads", "head_dim", "embed"), xavier(inner, sizes.embed_dim)),
         "out_bias": Tensor((sizes.embed_dim,), ("embed",), jax.nn.initializers.zeros),
         **self.core_params(sizes),
     }
 
   def __call__(self, params, x, source, context, carry=None):
     q = project(x, params["query"], params["query_bias"])
-    k = project(source, params["key"], params["key_bias"])
-    v = project(source, params["value"], params["value_bias"])
-    out = self.attend(params, q, k, v, context)
-    if context.keep_heads is not None:
-      out = jnp.where(context.keep_heads[:, None], out, 0)
-    out = jnp.einsum("btnh,nhd->btd", out, params["out"].astype(out.dtype)) + params["out_bias"].astype(out.dtype)
+    k, v = self._keys_values(params, source)
+    out = self._join(params, self.attend(params, q, k, v, context), context.keep_heads)
     if context.query_mask is not None:
       out = jnp.where(context.query_mask[..., None], out, 0)
     return masks.zero(out, context.keep_embed), carry
+
+  def begin(self, params, batch, max_length, dtype):
+    return self.start(batch, max_length, *params["key"].shape[1:], params["value"].shape[-1], dtype)
+
+  def step(self, params, x, state, position, carry=None):
+    state = self.push(params, state, *self._keys_values(params, x), position)
+    q = project(x, params["query"], params["query_bias"])
+    return self._join(params, self.recall(params, state, q, position, 1)), state, carry
+
+  def read(self, params, source, context):
+    return self.remember(params, *self._keys_values(params, source), context)
+
+  def look(self, params, x, memory, position, context):
+    q = project(x, params["query"], params["query_bias"])
+    return self._join(params, self.recall(params, memory, q, position, context.copies))
+
+  def _keys_values(self, params, source):
+    return (project(source, params["key"], params["key_bias"]), project(source, params["value"], params["value_bias"]))
+
+  def _join(self, params, out, keep_heads=None):
+    """Adds the heads up to the model width."""
+    if keep_heads is not None:
+      out = jnp.where(keep_heads[:, None], out, 0)
+    return jnp.einsum("btnh,nhd->btd", out, params["out"].astype(out.dtype)) + params["out_bias"].astype(out.dtype)
 
   def count(self, sizes: Sizes, queries: int, keys: int, causal: bool = False) -> Count:
     inner = sizes.num_heads * sizes.head_dim

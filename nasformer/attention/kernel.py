@@ -5,15 +5,76 @@ o_i = φ(q_i)ᵀ A_i / (φ(q_i) · s_i), with A_i = Σ_j φ(k_j) v_jᵀ and s_i 
 chunks by states at the chunk borders, so that no running sum of outer products is ever stored for every position.
 """
 
-from typing import Callable
+import dataclasses
+from typing import Any, Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from nasformer.attention.base import Count
+from nasformer.attention.base import Context, Core, Count, Tensors
 from nasformer.ops import masks
 
 CHUNK = 64  # most positions in a chunk of the causal form
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelCore(Core):
+  """A kind of this family; it says what φ is. The decoding state is (A, s): of constant size."""
+
+  def phi(self, params: Tensors, x: Float[Array, "B T N H"], positions: Array, length: Any) -> Float[Array, "B T N R"]:
+    """Features of queries or keys at these positions, in sequences of this length (see `lengths`)."""
+    raise NotImplementedError
+
+  def num_features(self, head_dim: int) -> int:
+    """R."""
+    return head_dim
+
+  def divisor(self, total: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
+    """A safe divisor made of the sum of weights."""
+    raise NotImplementedError
+
+  def lengths(self, context: Context, queries: int, keys: int) -> tuple[Any, Any]:
+    """Lengths of both sides that `phi` measures positions by, constants or [B, 1]; None where it does not."""
+    return None, None
+
+  def past_only(self, context: Context) -> bool:
+    """Whether a query sees earlier keys only."""
+    return context.causal
+
+  def attend(self, params, q, k, v, context):
+    queries, keys, causal = q.shape[1], k.shape[1], self.past_only(context)
+    length_q, length_k = self.lengths(context, queries, keys)
+    start = keys - queries if causal else 0
+    phi_q = self.phi(params, q, start + jnp.arange(queries), length_q)
+    phi_k = self.phi(params, k, jnp.arange(keys) % (keys // context.copies), length_k)
+    return kernel_attention(phi_q, phi_k, v, context.key_mask, causal, self.divisor)
+
+  def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
+    dtype, features = jnp.promote_types(dtype, jnp.float32), self.num_features(head_dim)
+    return {"sum": jnp.zeros((batch, num_heads, features, value_dim), dtype),
+            "total": jnp.zeros((batch, num_heads, features), dtype)}
+
+  def push(self, params, state, k, v, position):
+    _, length = self.lengths(Context(causal=True, stream=True), 1, 1)
+    phi = self.phi(params, k, position[None], length)[:, 0]
+    return {"sum": state["sum"] + jnp.einsum("bnr,bne->bnre", phi, v[:, 0].astype(phi.dtype)),
+            "total": state["total"] + phi}
+
+  def remember(self, params, k, v, context):
+    keys = k.shape[1]
+    _, length = self.lengths(context, 1, keys)
+    phi = self.phi(params, k, jnp.arange(keys) % (keys // context.copies), length)
+    mask = jnp.ones(k.shape[:2], phi.dtype) if context.key_mask is None else context.key_mask.astype(phi.dtype)
+    total, norm = _state(phi, v.astype(phi.dtype) * mask[..., None, None], mask)
+    return {"sum": total, "total": norm}
+
+  def recall(self, params, state, q, position, copies):
+    length, _ = self.lengths(Context(stream=True), 1, 1)
+    numerator, denominator = _read(self.phi(params, q, position[None], length), (state["sum"], state["total"]))
+    return (numerator / self.divisor(denominator)[..., None]).astype(q.dtype)
+
+  def core_count(self, sizes, queries, keys, causal):
+    return kernel_count(sizes.num_heads, queries, keys, self.num_features(sizes.head_dim), sizes.head_dim, causal)
 
 
 def kernel_attention(

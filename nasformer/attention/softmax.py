@@ -3,7 +3,9 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nasformer.attention.base import Core, Count
 from nasformer.ops import masks
@@ -14,14 +16,41 @@ class Softmax(Core):
   """Softmax attention: o_i = Σ_j softmax_j(q_i · k_j / sqrt(d)) v_j; quadratic in the length."""
 
   def attend(self, params, q, k, v, context):
-    logits = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=masks.accumulator(q))
-    logits = (logits + self.bias(params, q, k, context)) / math.sqrt(q.shape[-1])
-    mask = masks.visible(context.key_mask, context.causal, q.shape[1], k.shape[1])
-    return jnp.einsum("bnts,bsne->btne", masks.softmax(logits, mask).astype(v.dtype), v)
+    queries, keys = q.shape[1], k.shape[1]
+    start = keys - queries if context.causal else 0
+    logits = self._logits(params, q, k, start + np.arange(queries), context.copies)
+    weights = masks.softmax(logits, masks.visible(context.key_mask, context.causal, queries, keys))
+    if context.dropout_key is not None:
+      weights = masks.dropout(context.dropout_key, weights, context.dropout)
+    return jnp.einsum("bnts,bsne->btne", weights.astype(v.dtype), v)
 
-  def bias(self, params, q, k, context):
-    """What is added to q · k, before scaling; zero here."""
+  def _logits(self, params, q, k, query_positions, copies):
+    q = q / math.sqrt(q.shape[-1])
+    logits = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=masks.accumulator(q))
+    return logits + self.bias(params, q, query_positions, np.arange(k.shape[1]) % (k.shape[1] // copies))
+
+  def bias(self, params, q, query_positions, key_positions):
+    """What is added to the scaled q · k; zero here. The queries it is given are scaled."""
     return 0.0
 
+  def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
+    return {"k": jnp.zeros((batch, max_length, num_heads, head_dim), dtype),
+            "v": jnp.zeros((batch, max_length, num_heads, value_dim), dtype),
+            "mask": jnp.zeros((batch, max_length), bool)}
+
+  def push(self, params, state, k, v, position):
+    new = {"k": k, "v": v, "mask": jnp.ones(k.shape[:2], bool)}
+    return {name: jax.lax.dynamic_update_slice_in_dim(state[name], new[name].astype(state[name].dtype), position, axis=1)
+            for name in state}
+
+  def remember(self, params, k, v, context):
+    return {"k": k, "v": v, "mask": jnp.ones(k.shape[:2], bool) if context.key_mask is None else context.key_mask}
+
+  def recall(self, params, state, q, position, copies):
+    logits = self._logits(params, q, state["k"], position[None], copies)
+    weights = masks.softmax(logits, state["mask"][:, None, None, :])
+    return jnp.einsum("bnts,bsne->btne", weights.astype(q.dtype), state["v"])
+
   def core_count(self, sizes, queries, keys, causal):
-    return Count(0, 2 * sizes.num_heads * queries * keys * sizes.head_dim)
+    scaled = sizes.num_heads * queries * sizes.head_dim
+    return Count(0, 2 * sizes.num_heads * queries * keys * sizes.head_dim, scaled)

@@ -9,7 +9,6 @@ from the start on either side, so that padding moves nothing; causal queries are
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 
 from nasformer.attention.base import Count, Tensor, xavier
 from nasformer.attention.softmax import Softmax
@@ -33,16 +32,14 @@ class SoftmaxRelative(Softmax):
 
   def core_params(self, sizes):
     rows = 2 * self.max_distance + 1
-    return {"relative": Tensor((rows, sizes.head_dim), (None, None), xavier(rows, sizes.head_dim))}
+    return {"relative": Tensor((rows, sizes.head_dim), (None, "head_dim"), xavier(rows, sizes.head_dim))}
 
-  def bias(self, params, q, k, context):
+  def bias(self, params, q, query_positions, key_positions):
     table = params["relative"].astype(q.dtype)
     scores = jnp.einsum("btnh,rh->bntr", q, table, preferred_element_type=masks.accumulator(q))
-    queries, keys = q.shape[1], k.shape[1]
-    start = keys - queries if context.causal else 0
-    distance = np.arange(keys)[None, :] - (np.arange(queries)[:, None] + start)
-    rows = np.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
-    return jnp.take_along_axis(scores, jnp.asarray(rows)[None, None], axis=-1)
+    distance = key_positions[None, :] - query_positions[:, None]
+    rows = jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
+    return jnp.take_along_axis(scores, rows[None, None], axis=-1)
 
   def core_count(self, sizes, queries, keys, causal):
     rows = 2 * self.max_distance + 1

@@ -1,13 +1,15 @@
-"""What a data set is: images and labels in three parts, the same on every machine, and who may read which.
+"""What a data set is: examples in three parts, the same on every machine, and who may read which.
 
-A subclass of `Dataset` is a frozen dataclass; it reads its files (`load`) and leaves all else to `assemble`: carving
-the validation part out of the training part, limits, sizes, statistics. Whatever is drawn at random is drawn from the
-raw bits of PCG64, which NumPy promises not to change, unlike its `shuffle`.
+A subclass of `Dataset` is a frozen dataclass; it reads its files (`load`) and leaves all else to the `assemble` of its
+kind, `ImageDataset` here or `Parallel` for text: carving the validation part out of the training part, limits, sizes,
+statistics. Whatever is drawn at random is drawn from the raw bits of PCG64, which NumPy promises not to change, unlike
+its `shuffle`.
 """
 
 import dataclasses
+import functools
 import pathlib
-from typing import Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
@@ -17,11 +19,13 @@ from nasformer.types import UserError
 
 Batch = dict[str, Shaped[np.ndarray, "B ..."]]
 Seed = int | tuple[int, ...]
+Share = tuple[int, int]  # which, of how many equal shares of the rows of a batch
+WHOLE: Share = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """What is known of a data set.
+  """What is known of a data set of images.
 
   Attributes:
     name: its row in the table.
@@ -42,9 +46,52 @@ class Info:
   std: tuple[float, ...]
 
 
+class Part:
+  """A part of a data set. What a batch holds depends on the arguments alone, so reading goes on from any step.
+
+  Attributes:
+    name: "train", "val" or "test".
+  """
+
+  name: str
+
+  def __len__(self) -> int:
+    raise NotImplementedError
+
+  @property
+  def lazy(self) -> bool:
+    """Whether making a batch takes long enough for reading ahead to pay."""
+    raise NotImplementedError
+
+  def check(self, batch_size: int, process_count: int, training: bool) -> None:
+    """Refuses a size that no batch can be made of.
+
+    Args:
+      batch_size: of a batch, over all processes; what it counts is up to the kind of data.
+      process_count: processes that share a batch equally.
+      training: whether batches are for training, or for evaluation.
+
+    Raises:
+      UserError: the batch is larger than the part, or cannot be shared equally.
+    """
+    raise NotImplementedError
+
+  def train_batch(self, step: int, batch_size: int, seed: int, share: Share = WHOLE) -> Batch:
+    """The batch of a step; the order is another one in each epoch."""
+    raise NotImplementedError
+
+  def num_eval_batches(self, batch_size: int) -> int:
+    """Batches that hold every example once."""
+    raise NotImplementedError
+
+  def eval_batch(self, index: int, batch_size: int, share: Share = WHOLE) -> Batch:
+    """One of the batches that hold every example once; the last ones may have rows that only fill up."""
+    raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-  """A part of a data set.
+class Split(Part):
+  """A part of a data set of images.
 
   Attributes:
     name: "train", "val" or "test".
@@ -59,6 +106,10 @@ class Split:
   def __len__(self) -> int:
     return len(self.labels)
 
+  @property
+  def lazy(self) -> bool:
+    return isinstance(self.images, images_lib.Lazy)  # an array is faster than handing over between threads
+
   def take(self, indices: Int[np.ndarray, "B"]) -> Batch:
     """The examples at these positions, as arrays "image" and "label"."""
     return {"image": self.images[indices], "label": self.labels[indices]}
@@ -72,25 +123,53 @@ class Split:
     kept, held = carve(self.labels, fraction, seed)
     return self.subset(self.name, kept), self.subset(name, held)
 
+  def check(self, batch_size: int, process_count: int, training: bool) -> None:
+    if batch_size < 1 or batch_size % process_count:
+      raise UserError(f"batch_size={batch_size} must be a positive multiple of the number of processes, "
+                      f"{process_count}")
+    if training and batch_size > len(self):
+      raise UserError(f"batch_size={batch_size} is larger than the part {self.name!r} of {len(self)} images: use at "
+                      "most that many")
+
+  def train_batch(self, step: int, batch_size: int, seed: int, share: Share = WHOLE) -> Batch:
+    """The batch of a step; one that meets the end of an epoch goes on in the next."""
+    epoch, first = divmod(step * batch_size, len(self))
+    indices = self._order(seed, epoch)[first : first + batch_size]
+    if len(indices) < batch_size:
+      indices = np.concatenate([indices, self._order(seed, epoch + 1)[: batch_size - len(indices)]])
+    return self.take(indices[portion(batch_size, share)])
+
+  def num_eval_batches(self, batch_size: int) -> int:
+    return -(-len(self) // batch_size)
+
+  def eval_batch(self, index: int, batch_size: int, share: Share = WHOLE) -> Batch:
+    """Images in order; "mask" is False in the rows that fill up the last batch."""
+    positions = np.arange(index * batch_size, (index + 1) * batch_size)[portion(batch_size, share)]
+    return {**self.take(np.minimum(positions, len(self) - 1)), "mask": positions < len(self)}
+
+  @functools.cached_property
+  def _order(self) -> Callable[[int, int], np.ndarray]:
+    return functools.lru_cache(maxsize=2)(lambda seed, epoch: shuffled(len(self), (seed, epoch)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
   """A loaded data set.
 
   Attributes:
-    info: what is known of it.
+    info: what is known of it: an `Info`, or what other kinds of data have in its place.
     parts: by name; read them with `get`, which keeps the test part away from search.
   """
 
-  info: Info
-  parts: Mapping[str, Split]
+  info: Any
+  parts: Mapping[str, Part]
 
   @property
   def sizes(self) -> dict[str, int]:
-    """Number of images in each part."""
+    """Number of examples in each part."""
     return {name: len(part) for name, part in self.parts.items()}
 
-  def get(self, name: str, stage: str) -> Split:
+  def get(self, name: str, stage: str) -> Part:
     """One part, for one stage.
 
     Args:
@@ -105,6 +184,12 @@ class Splits:
     if name == "test" and stage != "evaluate":
       raise UserError(f"the stage {stage!r} may not read the part 'test', only 'evaluate' may: use 'train' or 'val'")
     return self.parts[name]
+
+
+def portion(num: int, share: Share) -> slice:
+  """Where one of the equal shares of so many rows lies."""
+  rows = num // share[1]
+  return slice(share[0] * rows, (share[0] + 1) * rows)
 
 
 def shuffled(num: int, seed: Seed) -> Int[np.ndarray, "E"]:
@@ -142,34 +227,46 @@ class Dataset:
 
   Attributes:
     val_fraction: share of the training part that becomes the validation part.
-    split_seed: which images those are, and which the limits below keep.
-    max_train: number of training images that are kept, each class in proportion; 0 keeps all.
+    split_seed: which examples those are, and which the limits below keep.
+    max_train: number of training examples that are kept; 0 keeps all.
     max_val: likewise for the validation part.
-    image_size: side in pixels that images are scaled to; 0 leaves them as they are.
   """
 
   val_fraction: float = 0.1
   split_seed: int = 0
   max_train: int = 0
   max_val: int = 0
-  image_size: int = 0
 
   def __post_init__(self):
     check_fraction("val_fraction", self.val_fraction)
-    for field in ("split_seed", "max_train", "max_val", "image_size"):
-      if getattr(self, field) < 0:
-        raise UserError(f"{field}={getattr(self, field)} must not be negative")
+    check_not_negative(self, "split_seed", "max_train", "max_val")
 
-  def load(self, data_dir: pathlib.Path | None) -> Splits:
+  def load(self, data_dir: pathlib.Path | None, cache_dir: pathlib.Path | None = None) -> Splits:
     """Reads the data set.
 
     Args:
       data_dir: the data directory; None where the user gave none.
+      cache_dir: where the data set may keep what it made, such as a vocabulary, for the next time; None keeps nothing.
 
     Raises:
       UserError: a file is missing, damaged or not what it should be.
     """
     raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset(Dataset):
+  """Base of the data sets of images with one label each. Parts keep the proportions of classes when they are cut.
+
+  Attributes:
+    image_size: side in pixels that images are scaled to; 0 leaves them as they are.
+  """
+
+  image_size: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_not_negative(self, "image_size")
 
   def assemble(self, name: str, note: str, class_names: tuple[str, ...], train: Split, test: Split,
                val: Split | None = None) -> Splits:
@@ -215,9 +312,39 @@ def check_fraction(field: str, value: float) -> None:
     raise UserError(f"{field}={value} must lie between 0 and 1, such as 0.1")
 
 
+def check_not_negative(dataset: Dataset, *fields: str) -> None:
+  """Refuses negative numbers.
+
+  Args:
+    dataset: what has the fields.
+    *fields: their names.
+
+  Raises:
+    UserError: one is below 0.
+  """
+  for field in fields:
+    if getattr(dataset, field) < 0:
+      raise UserError(f"{field}={getattr(dataset, field)} must not be negative")
+
+
+def check_limit(field: str, limit: int, available: int, what: str) -> None:
+  """Refuses to keep more than there is.
+
+  Args:
+    field: name of the limit, for the message.
+    limit: number that is to be kept.
+    available: number that there is.
+    what: what is counted, such as "images in 'train'".
+
+  Raises:
+    UserError: the limit is the larger one.
+  """
+  if limit > available:
+    raise UserError(f"{field}={limit} is more than the {available} {what}: use 0 for all")
+
+
 def _limit(split: Split, field: str, limit: int, seed: Seed) -> Split:
-  if limit > len(split):
-    raise UserError(f"{field}={limit} is more than the {len(split)} images there are in {split.name!r}: use 0 for all")
+  check_limit(field, limit, len(split), f"images there are in {split.name!r}")
   return split.carve(split.name, limit / len(split), seed)[1] if limit else split
 
 

@@ -27,10 +27,10 @@ Parts = dict[str, base.Split]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cifar10(base.Dataset):
+class Cifar10(base.ImageDataset):
   """CIFAR-10, 32x32 colour photographs of 10 classes: official batches, ArrayRecord copy, or JPEG archives."""
 
-  def load(self, data_dir: pathlib.Path | None) -> base.Splits:
+  def load(self, data_dir: pathlib.Path | None, cache_dir: pathlib.Path | None = None) -> base.Splits:
     """Reads the first form found in data_dir/cifar10, then in data_dir; lossless ones are looked for first."""
     for folder in files.folders(data_dir, "cifar10"):
       for form in (_official, _array_record, _jpeg):

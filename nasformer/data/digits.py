@@ -15,7 +15,7 @@ NOTE = ("The 1,797 handwritten digits of scikit-learn, which are the test part o
 
 
 @dataclasses.dataclass(frozen=True)
-class Digits(base.Dataset):
+class Digits(base.ImageDataset):
   """1,797 handwritten digits of 8x8 grey pixels, embedded in scikit-learn: no files needed.
 
   Attributes:
@@ -29,7 +29,7 @@ class Digits(base.Dataset):
     super().__post_init__()
     base.check_fraction("test_fraction", self.test_fraction)
 
-  def load(self, data_dir: pathlib.Path | None) -> base.Splits:
+  def load(self, data_dir: pathlib.Path | None, cache_dir: pathlib.Path | None = None) -> base.Splits:
     """Reads what scikit-learn carries; `data_dir` is not looked at."""
     import sklearn.datasets  # imported on use: it takes a second, and other data sets need none of it
 

@@ -1,5 +1,6 @@
 """Finding and unpacking the files of a data directory; whatever is wrong with them becomes one clear sentence."""
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -57,6 +58,34 @@ def content(path: pathlib.Path) -> bytes:
   with reading(path):
     raw = path.read_bytes()
     return gzip.decompress(raw) if path.suffix == ".gz" else raw
+
+
+def packed(path: pathlib.Path) -> pathlib.Path:
+  """The file itself or, where only that exists, the one with .gz behind its name."""
+  gz = path.with_name(path.name + ".gz")
+  return gz if gz.exists() and not path.exists() else path
+
+
+def lines(path: pathlib.Path) -> list[str]:
+  """The lines of a text in UTF-8, unpacked if its name ends in .gz.
+
+  Args:
+    path: the file. Only a line feed ends a line, and a carriage return before it belongs to it: Python's `splitlines`
+      would also break where U+2028 and the like are, which stand inside sentences of crawled text.
+
+  Raises:
+    UserError: it is missing, damaged, empty or not UTF-8.
+  """
+  raw = content(path).removeprefix(codecs.BOM_UTF8)
+  try:
+    text = raw.decode()
+  except UnicodeDecodeError as error:
+    line = raw.count(b"\n", 0, error.start) + 1
+    raise UserError(f"{path}, line {line}: the text is not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, as "
+                    "by iconv -f latin1 -t utf8") from error
+  if not text.strip():
+    raise UserError(f"{path} is empty: put one sentence in each line")
+  return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:

@@ -14,7 +14,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFolder(base.Dataset):
+class ImageFolder(base.ImageDataset):
   """Your own images, a folder per class (CLASS/*.png), or such folders inside train/, val/ and test/.
 
   Images become RGB; the shorter side is scaled to `image_size` and the centre is cut out. What val/ or test/ does not
@@ -36,7 +36,7 @@ class ImageFolder(base.Dataset):
       raise UserError("image_size=0 cannot be used with image_folder, whose images may differ in size: give a side in "
                       "pixels, such as 32")
 
-  def load(self, data_dir: pathlib.Path | None) -> base.Splits:
+  def load(self, data_dir: pathlib.Path | None, cache_dir: pathlib.Path | None = None) -> base.Splits:
     """Lists the images, and decodes them unless there are too many to keep in memory."""
     root = self._root(data_dir)
     sources = _sources(root)

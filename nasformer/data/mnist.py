@@ -18,7 +18,7 @@ SIDE = 28
 
 
 @dataclasses.dataclass(frozen=True)
-class Mnist(base.Dataset):
+class Mnist(base.ImageDataset):
   """MNIST, 28x28 handwritten digits of 10 classes: the official idx.gz files or npz files.
 
   Attributes:
@@ -36,7 +36,7 @@ class Mnist(base.Dataset):
     if self.test_fraction:
       base.check_fraction("test_fraction", self.test_fraction)
 
-  def load(self, data_dir: pathlib.Path | None) -> base.Splits:
+  def load(self, data_dir: pathlib.Path | None, cache_dir: pathlib.Path | None = None) -> base.Splits:
     """Reads the first form found in data_dir/<name>, then in data_dir."""
     for folder in files.folders(data_dir, self.NAME):
       train = _read(folder, self.NAME, "train")

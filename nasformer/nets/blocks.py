@@ -28,17 +28,21 @@ class Keep:
 
 @struct.dataclass
 class Noise:
-  """Randomness of one block in training; absent in evaluation.
+  """Randomness of one block in training; absent in evaluation. A rate of None is no noise of that sort.
 
   Attributes:
     key: consumed.
-    dropout: rate on the hidden activations.
+    hidden: dropout rate of the hidden activations of the MLP.
+    branch: dropout rate of what the block adds to its input.
+    weights: dropout rate of attention weights.
     drop_path: probability of leaving out the block for an example (stochastic depth).
   """
 
   key: Array
-  dropout: Float[Array, ""]
-  drop_path: Float[Array, ""]
+  hidden: Float[Array, ""] | None = None
+  branch: Float[Array, ""] | None = None
+  weights: Float[Array, ""] | None = None
+  drop_path: Float[Array, ""] | None = None
 
 
 def initialise(key: Array, declared: dict[str, Tensor]) -> Tensors:
@@ -67,17 +71,43 @@ def norm(params: Tensors, x: Float[Array, "B T D"], keep: Keep | None) -> Float[
 
 
 def attention_block(kind: Kind, params: Tensors, x: Float[Array, "B T D"], context: Context, keep: Keep | None = None,
-                    noise: Noise | None = None, carry=None) -> tuple[Float[Array, "B T D"], object]:
-  """x + attention(norm(x)), and what the kind passes on."""
+                    noise: Noise | None = None, carry=None, *, source: Float[Array, "B S Dk"] | None = None,
+                    pre_norm: bool = True) -> tuple[Float[Array, "B T D"], object]:
+  """x + attention(norm(x)), or norm(x + attention(x)); and what the kind passes on.
+
+  Args:
+    kind: of attention.
+    params: of the block.
+    x: tokens.
+    context: masks and direction.
+    keep: what is alive, in a masked network.
+    noise: in training.
+    carry: from the layer below.
+    source: what keys and values are made of, as it is; None for the tokens themselves.
+    pre_norm: where the norm is.
+  """
   if keep is not None:
     context = context.replace(keep_heads=keep.heads, keep_embed=keep.embed)
-  normed = norm(params, x, keep)
-  out, carry = kind(params, normed, normed, context, carry)
-  return x + _drop_path(out, noise), carry
+  if noise is not None and noise.weights is not None:
+    context = context.replace(dropout_key=jax.random.fold_in(noise.key, 2), dropout=noise.weights)
+  inner = norm(params, x, keep) if pre_norm else x
+  out, carry = kind(params, inner, inner if source is None else source, context, carry)
+  return add_branch(params, x, out, keep, noise, pre_norm), carry
 
 
-def attention_count(kind: Kind, sizes: Sizes, length: int) -> Count:
-  return Count(num_params(norm_tensors(sizes.embed_dim))) + kind.count(sizes, length, length)
+def add_branch(params: Tensors, x: Float[Array, "B T D"], out: Float[Array, "B T D"], keep: Keep | None = None,
+               noise: Noise | None = None, pre_norm: bool = True) -> Float[Array, "B T D"]:
+  """What a block gives, from its input and its branch."""
+  x = x + _drop_path(out, noise)
+  return x if pre_norm else norm(params, x, keep)
+
+
+def attention_count(kind: Kind, sizes: Sizes, queries: int, keys: int, causal: bool = False) -> Count:
+  return norm_count(sizes.embed_dim, queries) + kind.count(sizes, queries, keys, causal)
+
+
+def norm_count(embed_dim: int, length: int) -> Count:
+  return Count(num_params(norm_tensors(embed_dim)), 0, length * embed_dim)
 
 
 def mlp_tensors(embed_dim: int, ffn_dim: int) -> dict[str, Tensor]:
@@ -90,31 +120,28 @@ def mlp_tensors(embed_dim: int, ffn_dim: int) -> dict[str, Tensor]:
 
 
 def mlp_block(activation: str, params: Tensors, x: Float[Array, "B T D"], keep: Keep | None = None,
-              noise: Noise | None = None) -> Float[Array, "B T D"]:
-  """x + W₂ act(W₁ norm(x))."""
-  hidden = norm(params, x, keep) @ params["up"].astype(x.dtype) + params["up_bias"].astype(x.dtype)
+              noise: Noise | None = None, pre_norm: bool = True) -> Float[Array, "B T D"]:
+  """x + W₂ act(W₁ norm(x)), or norm(x + W₂ act(W₁ x))."""
+  inner = norm(params, x, keep) if pre_norm else x
+  hidden = inner @ params["up"].astype(x.dtype) + params["up_bias"].astype(x.dtype)
   hidden = masks.zero(ACTIVATIONS[activation](hidden), None if keep is None else keep.ffn)
-  if noise is not None:
-    hidden = _dropout(jax.random.fold_in(noise.key, 1), hidden, noise.dropout)
+  if noise is not None and noise.hidden is not None:
+    hidden = masks.dropout(jax.random.fold_in(noise.key, 1), hidden, noise.hidden)
   out = hidden @ params["down"].astype(x.dtype) + params["down_bias"].astype(x.dtype)
-  return x + _drop_path(masks.zero(out, None if keep is None else keep.embed), noise)
+  return add_branch(params, x, masks.zero(out, None if keep is None else keep.embed), keep, noise, pre_norm)
 
 
 def mlp_count(embed_dim: int, ffn_dim: int, length: int) -> Count:
-  return Count(num_params(mlp_tensors(embed_dim, ffn_dim)), 2 * length * embed_dim * ffn_dim)
-
-
-def _dropout(key, x, rate):
-  """Zeroes entries with the given probability, in steps of 1/256: one random byte per entry is four times cheaper than
-  a random float, which on a CPU would cost as much as the matrix products around it."""
-  level = jnp.round(jnp.asarray(rate, jnp.float32) * 256)
-  keep = jax.random.bits(key, x.shape, jnp.uint8) >= level
-  return jnp.where(keep, x / (1 - level / 256).astype(x.dtype), 0)
+  return Count(num_params(mlp_tensors(embed_dim, ffn_dim)), 2 * length * embed_dim * ffn_dim, length * embed_dim)
 
 
 def _drop_path(x, noise):
-  """Leaves out the branch for whole examples and scales up the rest (Huang et al. 2016)."""
+  """Dropout of what a block adds; leaves it out for whole examples and scales up the rest (Huang et al. 2016)."""
   if noise is None:
+    return x
+  if noise.branch is not None:
+    x = masks.dropout(jax.random.fold_in(noise.key, 3), x, noise.branch)
+  if noise.drop_path is None:
     return x
   stay = jax.random.bernoulli(noise.key, 1 - noise.drop_path, (x.shape[0], 1, 1))
   return jnp.where(stay, x / (1 - noise.drop_path).astype(x.dtype), 0)

@@ -93,6 +93,12 @@ class VisionNet:
     """Number of tokens."""
     return self.num_patches + self.config.class_token
 
+  @property
+  def counting(self) -> str:
+    """The rule of counting, in words."""
+    return ("FLOPs = 2 x multiply-adds of all matrix products for one image, embedding and classifier included;"
+            " parameters = all trained numbers")
+
   # -- the ends of the network --------------------------------------------------------------------------------------
 
   def stem_tensors(self, embed_dim: int) -> dict[str, Tensor]:
@@ -150,8 +156,9 @@ class VisionNet:
   def noise(self, key: Array, layer: int | Array, depth: int, width_share: float | Array) -> Noise:
     """Randomness of layer number `layer` of a network of at most `depth`, at this share of the largest width."""
     drop_path = self.config.stochastic_depth * layer / max(depth - 1, 1)
-    return Noise(jax.random.fold_in(key, layer), jnp.asarray(self.config.dropout * width_share, jnp.float32),
-                 jnp.asarray(drop_path, jnp.float32))
+    hidden = jnp.asarray(self.config.dropout * width_share, jnp.float32) if self.config.dropout else None
+    drop_path = jnp.asarray(drop_path, jnp.float32) if self.config.stochastic_depth else None
+    return Noise(jax.random.fold_in(key, layer), hidden=hidden, drop_path=drop_path)
 
   # -- exact costs --------------------------------------------------------------------------------------------------
 
@@ -164,7 +171,8 @@ class VisionNet:
       return Count(sum(map(blocks.num_params, tensors)), products)
     if role == "attention":
       kind = self.kind(sizes["kind"])
-      return blocks.attention_count(kind, Sizes(sizes["embed_dim"], sizes["num_heads"], sizes["head_dim"]), self.length)
+      return blocks.attention_count(kind, Sizes(sizes["embed_dim"], sizes["num_heads"], sizes["head_dim"]), self.length,
+                                    self.length)
     return blocks.mlp_count(sizes["embed_dim"], sizes["ffn_dim"], self.length)
 
   def count_spec(self, spec: EncoderSpec) -> Count:

@@ -1,8 +1,7 @@
 """Exact parameters and FLOPs, counted from sizes.
 
-Rule: FLOPs are twice the multiply-adds of all matrix products and convolutions of the forward pass for one example, as
-they are computed, embedding and classifier included; element-wise work is left out. Parameters are all trained numbers.
-Both are sums over the parts of a network, each of which depends on few genes, so a price table per part is exact for
+FLOPs are twice the multiply-adds of all matrix products and convolutions of the forward pass for one example, as they are
+computed; element-wise work is left out. What is counted of the ends of a network is said by its `counting`. All are sums over the parts of a network, each of which depends on few genes, so a price table per part is exact for
 all networks of the space and can be looked up under jit.
 """
 
@@ -14,9 +13,6 @@ import numpy as np
 
 from nasformer.attention.base import Count
 from nasformer.space.base import Space
-
-RULE = ("FLOPs = 2 x multiply-adds of all matrix products for one example, embedding and classifier included; "
-        "parameters = all trained numbers")
 
 Term = tuple[tuple[int, ...], np.ndarray]
 

@@ -6,5 +6,11 @@ TABLE = {
     "autoformer_small": "nasformer.space.autoformer:AutoFormerSmall",
     "autoformer_base": "nasformer.space.autoformer:AutoFormerBase",
     "encoder": "nasformer.space.encoder:Encoder",
+    "hat_wmt": "nasformer.space.translation:HatWmt",
+    "hat_iwslt": "nasformer.space.translation:HatIwslt",
+    "ranknas_wmt": "nasformer.space.translation:RankNasWmt",
+    "ranknas_iwslt": "nasformer.space.translation:RankNasIwslt",
+    "translation": "nasformer.space.translation:Translation",
+    "tiny_translation": "nasformer.space.translation:TinyTranslation",
     "tiny": "nasformer.space.tiny:Tiny",
 }

@@ -10,7 +10,7 @@ import dataclasses
 import fnmatch
 import functools
 import re
-from typing import Any, Iterator, Literal
+from typing import Any, ClassVar, Iterator, Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,7 @@ class Space:
       semicolons, patterns being shell wildcards over gene names, as in "layer.*.kind=softmax; depth=12,13".
   """
 
+  spec: ClassVar[type]  # of the networks of the space
   restrict: str = ""
 
   @property

@@ -6,6 +6,7 @@ Sizes are nested: a smaller choice is the leading part of a larger one.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,7 @@ class Encoder(Space):
     kinds: attention kinds that a layer may use, by name.
   """
 
+  spec: ClassVar[type] = EncoderSpec
   embed_dim: tuple[int, ...] = (128, 192, 256)
   depth: tuple[int, ...] = (6, 7, 8)
   num_heads: tuple[int, ...] = (2, 3, 4)

@@ -1,1 +1,6 @@
-"""The elastic supernet: one set of parameters that holds every network of a space."""
+"""The elastic supernet: one set of parameters that holds every network of a space. By the network family that it holds."""
+
+TABLE = {
+    "VisionNet": "nasformer.supernet.encoder:Supernet",
+    "TranslationNet": "nasformer.supernet.translation:TranslationSupernet",
+}

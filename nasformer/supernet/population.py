@@ -8,17 +8,14 @@ keeps a chip with large matrix units busy. Which C is best is measured, per devi
 import dataclasses
 import functools
 import time
-from typing import Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from nasformer.supernet.encoder import Supernet
 from nasformer.types import Params
-
-Metrics = Callable[[Array, Mapping[str, Array]], Mapping[str, Float[Array, "B"]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +24,13 @@ class PopulationPass:
 
   Attributes:
     supernet: what the members are networks of.
-    metrics: (logits, batch) to named numbers for each example, zero for padding.
+    task: says what the networks take of a batch, and the metrics: numbers per example, zero for padding.
     capacity: largest population of one call.
     chunk: C, the members that are mapped together.
   """
 
-  supernet: Supernet
-  metrics: Metrics
+  supernet: Any
+  task: Any
   capacity: int
   chunk: int = 1
 
@@ -45,7 +42,7 @@ class PopulationPass:
       params: of the supernet; shared by all members.
       genes: the population.
       costs: what chunks are sorted by.
-      batches: of one shape.
+      batches: compiled once for each of their shapes.
     """
     order = np.argsort(costs, kind="stable")
     rows = np.zeros((-(-self.capacity // self.chunk) * self.chunk, genes.shape[1]), np.int32)
@@ -69,7 +66,7 @@ class PopulationPass:
     chunks = genes.reshape(-1, self.chunk, genes.shape[1])
 
     def member(genes, logits_of):
-      values = self.metrics(logits_of(params, genes, batch["image"]), batch)
+      values = self.task.metrics(logits_of(params, genes, self.task.inputs(batch)), batch)
       return {name: value.sum() for name, value in values.items()}
 
     def score(chunk):

@@ -1,16 +1,14 @@
 """Which networks a training step of the supernet draws, and the loss that is averaged over them."""
 
 import dataclasses
-from typing import Callable, Literal, Mapping
+from typing import Any, Callable, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from nasformer.ops import losses
 from nasformer.space.base import Space
-from nasformer.supernet.encoder import Supernet
 from nasformer.types import Params, Population, UserError
 
 Batch = Mapping[str, Array]
@@ -58,36 +56,36 @@ def extreme(space: Space, genes: Array, which: Literal["largest", "smallest"]) -
   return space.canonical(jnp.where(legal, moved, jnp.asarray(space.allowed.argmax(1), jnp.int32)))
 
 
-def supernet_loss(supernet: Supernet, sampling: Sampling, prepare: Callable, loss: Callable) -> Callable:
+def supernet_loss(supernet: Any, sampling: Sampling, task: Any) -> Callable:
   """The loss of one training step, for `nasformer.train.step.make_step`.
 
   Args:
     supernet: what is trained.
     sampling: draws networks from the step's key, so that all parts of a step's batch see the same ones.
-    prepare: (key, batch) -> augmented batch.
-    loss: (logits, batch) -> loss of each example.
+    task: `prepare`s batches, says what the networks take of them (`inputs`), and gives `loss` and `distillation` of each example.
 
   Returns:
     (params, batch, keys) -> (mean loss, (metrics, which entries of the parameters were used)).
   """
 
   def of_one(params, genes, batch, key, teacher):
-    logits = supernet.exact(params, genes, batch["image"], key)
-    value = loss(logits, batch).mean()
+    logits = supernet.exact(params, genes, task.inputs(batch), key)
+    value = task.loss(logits, batch).mean()
     if teacher is not None:
       target, largest = teacher
-      value = jnp.where((genes == largest).all(), value, losses.distillation(logits, target).mean())
+      distilled = task.distillation(logits, target, batch).mean()
+      value = jnp.where((genes == largest).all(), value, distilled)
     return value
 
   def of_step(params, batch, keys):
     genes = sampling(keys.step, supernet.space)
     augment, noise, tie = jax.random.split(keys.micro, 3)
-    batch = prepare(augment, batch)
+    batch = task.prepare(augment, batch)
     teacher = None
     if sampling.distill:
       largest = genes[0] if sampling.rule == "sandwich" else extreme(
           supernet.space, supernet.space.sample(tie, 1)[0], "largest")
-      teacher = jax.lax.stop_gradient(supernet.exact(params, largest, batch["image"])), largest
+      teacher = jax.lax.stop_gradient(supernet.exact(params, largest, task.inputs(batch))), largest
     used = jax.tree.map(lambda x: x.any(0), jax.vmap(supernet.used)(genes))
     value = _mean_over(of_one)(params, genes, batch, jax.random.split(noise, len(genes)), teacher)
     return value, ({}, used)

@@ -24,10 +24,16 @@ class Cut:
   Attributes:
     declared: what the branch wants, by its own names.
     names: the name under which each is stored.
+    stored: how each is stored: its leading part is taken and then brought into the declared shape.
   """
 
   declared: Mapping[str, Tensor]
   names: Mapping[str, str]
+  stored: Mapping[str, Tensor]
+
+  def _parts(self):
+    for name, tensor in self.declared.items():
+      yield name, self.names[name], self.stored[name].shape, tensor.shape
 
   def take(self, stored: Tensors, layer: Array | int | None = None) -> Tensors:
     """The leading parts.
@@ -36,21 +42,41 @@ class Cut:
       stored: arrays by stored name, with one more leading axis, over layers, if `layer` is given.
       layer: which layer to take, traced or not.
     """
-    return {name: _lead(stored[self.names[name]], tensor.shape, layer) for name, tensor in self.declared.items()}
+    return {name: _lead(stored[where], part, layer).reshape(shape) for name, where, part, shape in self._parts()}
 
   def add(self, stored: Tensors, small: Tensors, layer: Array | int) -> Tensors:
     """`stored`, with `small` added where `take` took it from."""
     stored = dict(stored)
-    for name, value in small.items():
-      target, start = stored[self.names[name]], (layer,) + (0,) * value.ndim
-      value = value[None] + jax.lax.dynamic_slice(target, start, (1, *value.shape))
-      stored[self.names[name]] = jax.lax.dynamic_update_slice(target, value, start)
+    for name, where, part, _ in self._parts():
+      target, start = stored[where], (layer,) + (0,) * len(part)
+      value = small[name].reshape(1, *part) + jax.lax.dynamic_slice(target, start, (1, *part))
+      stored[where] = jax.lax.dynamic_update_slice(target, value, start)
     return stored
 
 
 def plain(declared: Mapping[str, Tensor], prefix: str = "") -> Cut:
   """A cut whose tensors are stored under their own names, or those with a prefix."""
-  return Cut(declared, {name: prefix + name for name in declared})
+  return Cut(declared, {name: prefix + name for name in declared}, declared)
+
+
+def divided(declared: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+  """The tensors as they are stored where a fixed width is divided among the heads (HAT 2.2): cut into the most heads there
+  can be. Fewer and wider heads are runs of neighbouring ones, so a reshape brings them into shape.
+
+  Args:
+    declared: for any number of heads.
+    num_heads: the largest there is.
+  """
+
+  def regroup(tensor):
+    if ("heads", "head_dim") not in zip(tensor.axes, tensor.axes[1:]):
+      return tensor
+    i = tensor.axes.index("heads")
+    width = tensor.shape[i] * tensor.shape[i + 1]
+    shape = (*tensor.shape[:i], num_heads, width // num_heads, *tensor.shape[i + 2:])
+    return Tensor(shape, (*tensor.axes[:i], None, None, *tensor.axes[i + 2:]), tensor.init)
+
+  return {name: regroup(tensor) for name, tensor in declared.items()}
 
 
 def _lead(leaf, shape, layer):
@@ -65,14 +91,14 @@ def used(tensor: Tensor, alive: Mapping[str, Bool[Array, "*L size"]], layers: Bo
 
   Args:
     tensor: its declaration at the largest size.
-    alive: living entries by axis name, for each layer or for all.
+    alive: living entries by axis name, for each layer or for all; an axis that is not named is alive.
     layers: which layers use it, where it has a leading axis over layers.
   """
   lead = 0 if layers is None else 1
   ndim = lead + len(tensor.shape)
   mask = jnp.ones((1,) * ndim, bool) if layers is None else layers.reshape(-1, *[1] * len(tensor.shape))
   for position, axis in enumerate(tensor.axes, start=lead):
-    if axis is not None:
+    if axis in alive:
       shape = [1] * ndim
       shape[position] = alive[axis].shape[-1]
       shape[0] = alive[axis].shape[0] if alive[axis].ndim == 2 else shape[0]

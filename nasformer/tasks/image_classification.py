@@ -1,18 +1,22 @@
 """Image classification: binds network, loss, augmentation and metrics."""
 
 import dataclasses
-from typing import Mapping
+import pathlib
+from typing import Callable, ClassVar, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nasformer.attention.base import Kind
 from nasformer.data.augment import Augment
-from nasformer.data.base import Info
-from nasformer.nets.vision import Vision, VisionNet
+from nasformer.data.base import Info, Split
+from nasformer.nets.vision import Vision, VisionNet, VisionTransformer
 from nasformer.ops import losses, metrics
-from nasformer.types import UserError
+from nasformer.space.encoder import Encoder
+from nasformer.tasks.base import check_parts
+from nasformer.types import Params, UserError
 
 Batch = Mapping[str, Array]
 
@@ -22,11 +26,13 @@ class ImageClassification:
   """One label per image; cross-entropy with label smoothing.
 
   Attributes:
+    headline: the metric that networks are compared by in the end.
     net: the backbone.
     augment: random changes of training images.
     label_smoothing: share of the target spread over all classes.
   """
 
+  headline: ClassVar[str] = "accuracy"
   net: Vision = Vision()
   augment: Augment = Augment()
   label_smoothing: float = 0.1
@@ -35,13 +41,22 @@ class ImageClassification:
     if not 0 <= self.label_smoothing < 1:
       raise UserError(f"task.label_smoothing={self.label_smoothing}: it must be at least 0 and below 1")
 
-  def build(self, info: Info, kinds: Mapping[str, Kind]) -> VisionNet:
-    """The network family for this data."""
+  def build(self, info: Info, space: Encoder, kinds: Mapping[str, Kind]) -> VisionNet:
+    """The network family for this data.
+
+    Raises:
+      UserError: data or space are of another task.
+    """
+    check_parts("image_classification", info, Info, "images", space, Encoder, "an encoder space")
     return VisionNet(self.net, info.image_shape, info.num_classes, tuple(kinds.items()), info.mean, info.std)
 
   def prepare(self, key: Array, batch: Batch) -> dict[str, Array]:
     """A training batch with its images augmented."""
     return {**batch, "image": self.augment(key, batch["image"])}
+
+  def inputs(self, batch: Batch) -> Array:
+    """What the network takes of a batch."""
+    return batch["image"]
 
   def loss(self, logits: Float[Array, "B C"], batch: Batch) -> Float[Array, "B"]:
     """Training loss of each example."""
@@ -54,7 +69,34 @@ class ImageClassification:
     right = metrics.correct(logits, batch["label"]).astype(jnp.float32)
     return {"loss": jnp.where(real > 0, loss, 0), "accuracy": right * real, "count": real}
 
-  def example(self, info: Info, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch."""
-    return {"image": jax.ShapeDtypeStruct((batch_size, *info.image_shape), jnp.uint8),
-            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+  def distillation(self, logits: Float[Array, "B C"], teacher: Float[Array, "B C"], batch: Batch) -> Float[Array, "B"]:
+    """Loss of each example where a larger network is the teacher."""
+    return losses.distillation(logits, teacher)
+
+  def example(self, net: VisionNet, batch_size: int) -> np.ndarray:
+    """What a network of this family takes, filled with zeros."""
+    return np.zeros((batch_size, *net.image_shape), np.uint8)
+
+  def timed(self, network: VisionTransformer) -> Callable:
+    """What latency is measured on: (variables, example) -> anything."""
+    return network.apply
+
+  def judge(self, network: VisionTransformer, params: Params, split: Split, info: Info) -> dict[str, float]:
+    """What is measured in the end beside `metrics`: nothing."""
+    return {}
+
+  def signatures(self, info: Info) -> dict[str, str]:
+    """How exactly the metrics of `judge` were computed, by name."""
+    return {}
+
+  def deployed(self, network: VisionTransformer, info: Info, workdir: pathlib.Path) -> Callable:
+    """What people use: (params, images) -> logits, jitted."""
+    run = jax.jit(lambda params, images: network.apply({"params": params}, images))
+
+    def apply(params, images):
+      wanted = network.net.image_shape
+      if images.shape[1:] != wanted:
+        raise UserError(f"images of shape {images.shape}: this network takes [batch, {', '.join(map(str, wanted))}]")
+      return run(params, images)
+
+    return apply

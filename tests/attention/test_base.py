@@ -61,11 +61,11 @@ def test_dead_heads_channels_and_queries_are_zero():
 @pytest.mark.parametrize("sizes", [SELF, CROSS])
 def test_tensors_are_stored_by_role_and_head(sizes):
   declared = Sum().params(sizes)
-  assert declared["query"].shape == (6, 3, 4) and declared["query"].axes == ("embed", "heads", None)
-  source = ("source" if sizes is CROSS else "embed", "heads", None)
+  assert declared["query"].shape == (6, 3, 4) and declared["query"].axes == ("embed", "heads", "head_dim")
+  source = ("source" if sizes is CROSS else "embed", "heads", "head_dim")
   assert declared["key"].shape == declared["value"].shape == (sizes.key_dim, 3, 4)
   assert declared["key"].axes == declared["value"].axes == source
-  assert declared["out"].shape == (3, 4, 6) and declared["out"].axes == ("heads", None, "embed")
+  assert declared["out"].shape == (3, 4, 6) and declared["out"].axes == ("heads", "head_dim", "embed")
   assert declared["own"].shape == (4,)
   for name, tensor in declared.items():
     values = tensor.init(jax.random.key(0), tensor.shape)

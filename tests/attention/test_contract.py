@@ -17,7 +17,7 @@ from nasformer.types import first_line
 SIZES = Sizes(embed_dim=12, num_heads=3, head_dim=4)
 CROSS = dataclasses.replace(SIZES, source_dim=7)
 LENGTH = 70  # longer than a chunk of any kind
-ELASTIC = {"embed", "source", "heads", "ffn", None}
+ELASTIC = {"embed", "source", "heads", "head_dim", "ffn", None}
 
 
 @functools.cache

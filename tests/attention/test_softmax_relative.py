@@ -72,7 +72,7 @@ def test_reference_counts(length, products):
 
 def test_the_table_is_shared_by_the_heads():
   tensor, = SoftmaxRelative().core_params(LARGE).values()
-  assert tensor.shape == (29, 64) and tensor.axes == (None, None)
+  assert tensor.shape == (29, 64) and tensor.axes == (None, "head_dim")
 
 
 def test_max_distance_must_be_positive():

@@ -70,3 +70,44 @@ def test_archive_that_is_none_is_named(tmp_path):
 def test_reading_lets_own_messages_through(tmp_path):
   with pytest.raises(UserError, match="^own words$"), files.reading(tmp_path):
     raise UserError("own words")
+
+
+@pytest.mark.parametrize("pack, name", [(bytes, "a.en"), (gzip.compress, "a.en.gz")])
+def test_lines(tmp_path, pack, name):
+  """Only a line feed ends a line; the mark that some editors put at the beginning is no text."""
+  path = tmp_path / name
+  path.write_bytes(pack("\ufeffone\u2028still one\x0b\x85\r\n\n two \nlast".encode()))
+  assert files.lines(path) == ["one\u2028still one\x0b\x85", "", " two ", "last"]
+  path.write_bytes(pack(b"a\n\n"))
+  assert files.lines(path) == ["a", ""]
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "a.en is empty: put one sentence in each line"),
+    (b"\xef\xbb\xbf\n \r\n", "a.en is empty"),
+    ("fein\nauch\nschön\n".encode("latin1"), r"a.en, line 3: the text is not UTF-8 \(byte 0xf6\); convert"),
+    ("drei\n".encode("utf-16"), r"a.en, line 1: the text is not UTF-8 \(byte 0xff\)"),
+])
+def test_bad_text(tmp_path, content, message):
+  path = tmp_path / "a.en"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=message):
+    files.lines(path)
+
+
+def test_bad_packed_text(tmp_path):
+  path = tmp_path / "a.en.gz"
+  with pytest.raises(UserError, match="a.en.gz cannot be read .*missing"):
+    files.lines(path)
+  path.write_bytes(gzip.compress(b"one\n")[:-9])
+  with pytest.raises(UserError, match="a.en.gz cannot be read .*cut short"):
+    files.lines(path)
+
+
+def test_packed_is_taken_where_nothing_else_is(tmp_path):
+  plain, packed = tmp_path / "train.en", tmp_path / "train.en.gz"
+  assert files.packed(plain) == plain
+  packed.touch()
+  assert files.packed(plain) == packed
+  plain.touch()
+  assert files.packed(plain) == plain

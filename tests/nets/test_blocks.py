@@ -104,7 +104,7 @@ def test_initial_values_differ_from_tensor_to_tensor_and_stay_in_their_bounds():
 @pytest.mark.parametrize("length", [1, 6])
 def test_attention_count_is_what_is_computed(kind, length, count_products):
   params = draw(attention_tensors(kind))
-  count = blocks.attention_count(kind, Sizes(6, 3, 4), length)
+  count = blocks.attention_count(kind, Sizes(6, 3, 4), length, length)
   run = lambda p, x: blocks.attention_block(kind, p, x, Context())
   assert count.params == sum(value.size for value in params.values()) == blocks.num_params(attention_tensors(kind))
   assert count.products == count_products(run, params, X[:1, :1].repeat(length, 1))
@@ -122,7 +122,7 @@ def test_mlp_count_is_what_is_computed(count_products):
 
 @jax.jit
 def mlp_with_noise(params, x, key, dropout, drop_path):
-  return blocks.mlp_block("relu", params, x, noise=Noise(key, jnp.float32(dropout), jnp.float32(drop_path)))
+  return blocks.mlp_block("relu", params, x, noise=Noise(key, hidden=jnp.float32(dropout), drop_path=jnp.float32(drop_path)))
 
 
 def test_noise_is_right_on_average():
@@ -142,7 +142,7 @@ def test_stochastic_depth_leaves_out_whole_examples():
   assert 0.1 < gone.mean() < 0.3
   close(branch[~gone], whole[~gone] / 0.8)
   other = draw(attention_tensors(Softmax()))
-  noise = Noise(jax.random.key(0), jnp.float32(0), jnp.float32(0.2))
+  noise = Noise(jax.random.key(0), drop_path=jnp.float32(0.2))
   attend = lambda noise: blocks.attention_block(Softmax(), other, x, Context(), noise=noise)[0] - x
   branch, whole = attend(noise), attend(None)
   np.testing.assert_array_equal(~np.asarray(branch).any((1, 2)), gone)  # the key decides, and it is the same

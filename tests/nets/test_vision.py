@@ -155,7 +155,7 @@ def test_rates_rise_with_the_layer_and_fall_with_the_width():
   noises = [layer_noise(net, jax.random.key(0), layer, 4, 0.5) for layer in range(4)]
   for layer, pair in enumerate(noises):
     for noise in pair:
-      np.testing.assert_allclose((noise.dropout, noise.drop_path), (0.2, 0.3 * layer / 3), rtol=1e-6)
+      np.testing.assert_allclose((noise.hidden, noise.drop_path), (0.2, 0.3 * layer / 3), rtol=1e-6)
   keys = np.array([jax.random.key_data(noise.key) for pair in noises for noise in pair])
   assert len(np.unique(keys, axis=0)) == 8
   assert layer_noise(net, jax.random.key(0), 0, 1, 1.0)[0].drop_path == 0  # a single layer is the first

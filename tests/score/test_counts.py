@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nasformer.attention.base import Count
-from nasformer.score.counts import RULE, NumFlops, NumParams, terms
+from nasformer.score.counts import NumFlops, NumParams, terms
 from nasformer.space.encoder import Encoder
 
 SPACE = Encoder(embed_dim=(2, 3), depth=(1, 2), num_heads=(1, 2), head_dim=5, ffn_dim=(7, 11), kinds=("a", "b"))
@@ -37,10 +37,9 @@ class ToyNet:
     return total
 
 
-def test_read_and_rule():
+def test_read():
   """A multiply-add is two operations; element-wise work is left out."""
   assert NumParams().read(Count(3, 5, 7)) == 3 and NumFlops().read(Count(3, 5, 7)) == 10
-  assert "2 x multiply-adds" in RULE
 
 
 @pytest.mark.parametrize("cost", [NumParams(), NumFlops()])

@@ -12,7 +12,7 @@ CAPACITY, CHUNKS = 10, (1, 3, 8)
 @pytest.fixture(scope="module")
 def passes(small):
   """Passes of several chunk sizes; neither 3 nor 8 divides their capacity."""
-  return {chunk: PopulationPass(small.supernet, ImageClassification().metrics, CAPACITY, chunk) for chunk in CHUNKS}
+  return {chunk: PopulationPass(small.supernet, ImageClassification(), CAPACITY, chunk) for chunk in CHUNKS}
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import types
 import dataclasses
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.ops.losses import smoothed_cross_entropy
+from nasformer.ops.losses import distillation, smoothed_cross_entropy
 from nasformer.supernet.encoder import Supernet
 from nasformer.supernet.sampling import Sampling, _mean_over, extreme, supernet_loss
 from nasformer.train.step import Keys
@@ -94,6 +95,10 @@ def cross_entropy(logits, batch):
   return smoothed_cross_entropy(logits, batch["label"], 0.1)
 
 
+TASK = types.SimpleNamespace(prepare=prepare, inputs=lambda batch: batch["image"], loss=cross_entropy,
+                             distillation=lambda logits, teacher, batch: distillation(logits, teacher))
+
+
 def by_hand(toy, sampling, params, teacher_params, batch, keys):
   """The mean over the drawn networks, one after another; the teacher has weights of its own, and no noise."""
   augment, noise, tie = jax.random.split(keys.micro, 3)
@@ -118,7 +123,7 @@ def by_hand(toy, sampling, params, teacher_params, batch, keys):
 def test_loss_and_gradient_by_hand(small, sampling):
   toy, keys = Toy(small.space, small.supernet.net), Keys(jax.random.key(1), jax.random.key(2))
   params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(small.space.num_genes, 48, 3)), jnp.float32)}
-  loss = supernet_loss(toy, sampling, prepare, cross_entropy)
+  loss = supernet_loss(toy, sampling, TASK)
   (value, (metrics, used)), grads = small.quick(jax.value_and_grad(loss, has_aux=True))(params, small.batch, keys)
   alone, _ = small.quick(loss)(params, small.batch, keys)
   want, want_grads = small.quick(jax.value_and_grad(
@@ -135,7 +140,7 @@ def test_a_teacher_learns_from_the_labels_and_students_from_it_alone(small):
   toy, keys = Toy(small.space, small.supernet.net), Keys(jax.random.key(1), jax.random.key(2))
   params = {"w": jnp.ones((small.space.num_genes, 48, 3))}
   for sampling, teaches in ((Sampling("sandwich", 3, True), True), (Sampling(num_networks=3, distill=True), False)):
-    loss = supernet_loss(toy, sampling, prepare, cross_entropy)
+    loss = supernet_loss(toy, sampling, TASK)
     gradient = small.quick(jax.grad(lambda p, labels: loss(p, small.batch | {"label": labels}, keys)[0]))
     one, two = (gradient(params, labels)["w"] for labels in (small.batch["label"], 2 - small.batch["label"]))
     assert (one != two).any() == teaches
@@ -144,7 +149,7 @@ def test_a_teacher_learns_from_the_labels_and_students_from_it_alone(small):
 def test_the_draw_is_the_steps_and_the_noise_the_micro_batchs(small):
   toy, sampling = Toy(small.space, small.supernet.net), Sampling(num_networks=2)
   params = {"w": jnp.ones((small.space.num_genes, 48, 3)).at[..., 0].set(2)}
-  loss = small.quick(supernet_loss(toy, sampling, prepare, cross_entropy))
+  loss = small.quick(supernet_loss(toy, sampling, TASK))
   run = lambda step, micro: loss(params, small.batch, Keys(jax.random.key(step), jax.random.key(micro)))
   (one, (_, used)), (two, (_, same)), (_, (_, other)) = run(0, 0), run(0, 1), run(1, 0)
   np.testing.assert_array_equal(used["w"], same["w"])

@@ -1,0 +1,132 @@
+"""Parts of sentence pairs, and how batches are cut from them.
+
+Pairs are sorted into buckets by their longer side. A batch is of one bucket and has about the same number of padded
+target tokens whatever its length, so there are no more shapes than lengths, and each is compiled once.
+
+A batch is {"source": int32 [B S], "target": int32 [B S], "weight": float32 [B], "index": int32 [B]}. Sentences are
+tokens, EOS, then PAD, up to S, the length of the bucket on both sides. The weight is B times the share of the row in
+the target tokens (EOS included) of the batch, so weighting the mean losses of rows gives the mean loss of a token. The
+index is the position in the part, -1 for a row of PAD that only fills up, whose weight is 0.
+"""
+
+import dataclasses
+import functools
+from typing import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from nasformer.data import base
+from nasformer.data.tokens import Tokens
+from nasformer.data.vocabulary import Vocabularies
+from nasformer.types import UserError
+
+ROWS = 8  # batches have a multiple of this many rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split(base.Part):
+  """A part of a data set of sentence pairs.
+
+  Attributes:
+    name: "train", "val" or "test".
+    sources: the sentences as they were written.
+    targets: their translations, likewise.
+    source_tokens: what the network reads.
+    target_tokens: what it should write.
+    lengths: to which batches are padded, in ascending order.
+    vocabularies: of both sides, to turn tokens back into text.
+  """
+
+  name: str
+  sources: Sequence[str]
+  targets: Sequence[str]
+  source_tokens: Tokens
+  target_tokens: Tokens
+  lengths: tuple[int, ...]
+  vocabularies: Vocabularies
+
+  def __len__(self) -> int:
+    return len(self.source_tokens)
+
+  @property
+  def lazy(self) -> bool:
+    return isinstance(self.source_tokens.flat, np.memmap)
+
+  def rows(self, batch_size: int) -> tuple[int, ...]:
+    """Number of rows of a batch of each length, for batches of so many padded target tokens."""
+    return tuple(max(ROWS, batch_size // length // ROWS * ROWS) for length in self.lengths)
+
+  def check(self, batch_size: int, process_count: int, training: bool) -> None:
+    if batch_size < 1:
+      raise UserError(f"batch_size={batch_size} must be a positive number of padded target tokens")
+    uneven = [rows for rows in self.rows(batch_size) if rows % process_count]
+    if uneven:
+      raise UserError(f"batch_size={batch_size} makes batches of {uneven[0]} sentence pairs, which {process_count} "
+                      f"processes cannot share equally: use a number of them that divides {ROWS}")
+
+  def num_train_batches(self, batch_size: int) -> int:
+    """Batches of an epoch."""
+    return sum(self._batches(batch_size))
+
+  def train_batch(self, step: int, batch_size: int, seed: int, share: base.Share = base.WHOLE) -> base.Batch:
+    """The batch of a step: one bucket, shuffled; the bucket's last batch is filled up from its beginning."""
+    epoch, position = divmod(step, self.num_train_batches(batch_size))
+    order, numbers = self._epoch(batch_size, seed, epoch)
+    return self._batch(order, int(numbers[position]), batch_size, share, again=True)
+
+  def num_eval_batches(self, batch_size: int) -> int:
+    return self.num_train_batches(batch_size)
+
+  def eval_batch(self, index: int, batch_size: int, share: base.Share = base.WHOLE) -> base.Batch:
+    """Pairs bucket by bucket, in order; each bucket's last batch is filled up with rows of PAD."""
+    return self._batch(self._in_order, index, batch_size, share, again=False)
+
+  def _batch(self, order: np.ndarray, number: int, batch_size: int, share: base.Share, again: bool) -> base.Batch:
+    """A batch, by its number, of pairs that are in order of their buckets."""
+    ends = np.cumsum(self._batches(batch_size))
+    bucket = int(np.searchsorted(ends, number, side="right"))
+    rows, length = self.rows(batch_size)[bucket], self.lengths[bucket]
+    first = (number - int(ends[bucket]) + self._batches(batch_size)[bucket]) * rows
+    start = int(self._sizes[:bucket].sum())
+    members = order[start : start + int(self._sizes[bucket])]
+    indices = members[first : first + rows]
+    missing = rows - len(indices)
+    fill = members[:missing] if again and len(members) >= rows else np.full(missing, -1)
+    return self._collated(np.concatenate([indices, fill]), length, share)
+
+  def _collated(self, indices: Int[np.ndarray, "_"], length: int, share: base.Share) -> base.Batch:
+    counts = np.where(indices >= 0, self.target_tokens.counts[indices] + 1, 0)
+    weight = (len(indices) * counts / counts.sum()).astype(np.float32)
+    rows = base.portion(len(indices), share)
+    mine = indices[rows]
+    return {"source": self.source_tokens.rows(mine, length), "target": self.target_tokens.rows(mine, length),
+            "weight": weight[rows], "index": mine.astype(np.int32)}
+
+  def _batches(self, batch_size: int) -> list[int]:
+    """Number of batches of each bucket."""
+    return [-(-int(size) // rows) for size, rows in zip(self._sizes, self.rows(batch_size))]
+
+  @functools.cached_property
+  def _buckets(self) -> np.ndarray:
+    longer = np.maximum(self.source_tokens.counts, self.target_tokens.counts)
+    return np.searchsorted(self.lengths, longer + 1).astype(np.int8)  # + 1 for EOS
+
+  @functools.cached_property
+  def _sizes(self) -> np.ndarray:
+    return np.bincount(self._buckets, minlength=len(self.lengths))
+
+  @functools.cached_property
+  def _in_order(self) -> np.ndarray:
+    return np.argsort(self._buckets, kind="stable")
+
+  @functools.cached_property
+  def _epoch(self) -> Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]:
+    """Pairs, in random order inside each bucket, and the numbers of the batches that are cut from them."""
+
+    def epoch(batch_size: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+      drawn = base.shuffled(len(self), (seed, epoch))
+      numbers = base.shuffled(self.num_train_batches(batch_size), (seed, epoch, 1))
+      return drawn[np.argsort(self._buckets[drawn], kind="stable")], numbers
+
+    return functools.lru_cache(maxsize=2)(epoch)

@@ -1,0 +1,41 @@
+"""What a task is: a frozen dataclass that binds network, loss and metrics, with these methods.
+
+  `build(info, space, kinds)`            the network family for this data and this space
+  `prepare(key, batch)`                  a training batch, augmented
+  `inputs(batch)`                        what the network takes of a batch
+  `loss(logits, batch)`                  training loss of each example
+  `distillation(logits, teacher, batch)` the same where a larger network is the teacher
+  `metrics(logits, batch)`               numbers per example that add up, among them "loss", "accuracy" and "count"
+  `example(net, batch_size)`             what a network takes, filled with zeros
+  `timed(network)`                       what latency is measured on
+  `judge(network, params, split, info)`  what is measured once, in the end, such as BLEU
+  `compare(outputs, baseline, split)`    how what two networks made of it differs, where `judge` gives "outputs" (lines of text)
+  `signatures(info)`                     how exactly the metrics of `judge` were computed
+  `deployed(network, info, workdir)`     what people use: (params, anything) -> anything
+  `headline`                             the metric that networks are compared by in the end
+"""
+
+from typing import Any
+
+from nasformer.types import UserError
+
+
+def check_parts(task: str, info: Any, info_type: type, data: str, space: Any, space_type: type, what: str) -> None:
+  """Refuses a data set or a space of another task.
+
+  Args:
+    task: name of the task.
+    info: of the data set.
+    info_type: what it must be.
+    data: the same in words.
+    space: the space.
+    space_type: what it must be.
+    what: the same in words.
+
+  Raises:
+    UserError: one of them is something else.
+  """
+  if not isinstance(info, info_type):
+    raise UserError(f"the task {task!r} needs {data}, which the data set {info.name!r} is not")
+  if not isinstance(space, space_type):
+    raise UserError(f"the task {task!r} needs {what}, which {type(space).__name__} is not")
