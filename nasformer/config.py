@@ -12,6 +12,7 @@ defaults. Another component is chosen where the dataclass is made, because its f
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -19,10 +20,11 @@ import math
 import pathlib
 import re
 import runpy
+import sys
 import traceback
 import types
 import typing
-from typing import Any, Iterable, Literal, Mapping, Sequence, TypeVar, Union
+from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence, TypeVar, Union
 
 from absl import flags
 from ml_collections import config_dict
@@ -273,7 +275,8 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
     UserError: an unknown flag, config file or field, a value of the wrong type, or an error in the config file.
   """
   try:
-    rest = flag_values(argv)
+    with _neighbours(argv):
+      rest = flag_values(argv)
   except Exception as error:  # absl and ml_collections let exceptions of many types through
     _check_overrides(argv, _load(argv), str(error))
     raise UserError(" ".join(str(error).split())) from error
@@ -282,9 +285,25 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
   return rest
 
 
+@contextlib.contextmanager
+def _neighbours(argv: Sequence[str]) -> Iterator[None]:
+  """Lets a config file import the files beside it, as a program does."""
+  given, before = _given(argv), list(sys.path)
+  if given is not None:
+    sys.path.insert(0, str(pathlib.Path(given[1].split(":", 1)[0]).parent))
+  try:
+    yield
+  finally:
+    sys.path[:] = before
+
+
+def _given(argv: Sequence[str]) -> re.Match | None:
+  return re.search(r"\0--?config[=\0]([^\0]+)", "\0".join(argv))
+
+
 def _load(argv: Sequence[str]) -> config_dict.ConfigDict | None:
   """What the config file returns, loaded once more where its errors can be seen; None if there is no `--config`."""
-  given = re.search(r"\0--?config[=\0]([^\0]+)", "\0".join(argv))
+  given = _given(argv)
   if given is None:
     return None
   path, *argument = given[1].split(":", 1)
@@ -292,7 +311,8 @@ def _load(argv: Sequence[str]) -> config_dict.ConfigDict | None:
     known = {*pathlib.Path().glob("experiments/*/*.py"), *pathlib.Path(path).parent.glob("*.py")}
     raise UserError(f"--config={given[1]}: there is no such file; {_nearest(path, sorted(map(str, known)))}")
   try:
-    config = runpy.run_path(path)["get_config"](*argument)
+    with _neighbours(argv):
+      config = runpy.run_path(path)["get_config"](*argument)
   except UserError as error:
     raise UserError(f"--config={given[1]}: {error}") from error
   except Exception as error:  # the file is the user's own program

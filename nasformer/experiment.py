@@ -18,9 +18,14 @@ class Training:
 
   Attributes:
     steps: updates.
-    batch_size: examples per update.
+    batch_size: examples per update; for sentence pairs, target tokens with their padding.
     accumulate: micro-batches that a batch is split into.
     ema_decay: decay of the moving average of the weights, which then is what is evaluated; 0 for none.
+    average_last: evaluate the mean of the weights of so many last checkpoints (Vaswani et al. 2017, 6.1); 0 takes the last.
+    keep_best: evaluate the checkpoint with the lowest validation loss; for the final training.
+    stability_networks: stop a supernet when the order of so many random networks no longer changes; 0 never stops.
+    stability_threshold: the order is stable when Kendall's tau from one checkpoint to the next is above this,
+    stability_patience: or when tau has risen more often than this in a row.
     freeze_unused: leave weights and moments alone that no drawn network used (in a supernet).
     report_every: updates between two lines of metrics.
     checkpoint_every: updates between two checkpoints; a multiple of `report_every`.
@@ -31,6 +36,11 @@ class Training:
   batch_size: int = 128
   accumulate: int = 1
   ema_decay: float = 0.0
+  average_last: int = 0
+  keep_best: bool = False
+  stability_networks: int = 0
+  stability_threshold: float = 0.9
+  stability_patience: int = 5
   freeze_unused: bool = True
   report_every: int = 50
   checkpoint_every: int = 500
@@ -44,6 +54,14 @@ class Training:
       raise UserError(f"checkpoint_every={self.checkpoint_every} must be a multiple of report_every={self.report_every}")
     if self.batch_size % self.accumulate:
       raise UserError(f"accumulate={self.accumulate} must divide batch_size={self.batch_size}")
+    if self.average_last < 0 or self.stability_networks < 0 or self.stability_networks == 1:
+      raise UserError(f"average_last={self.average_last}, stability_networks={self.stability_networks}: use 0 for none, or"
+                      " more (at least 2 networks have an order)")
+    if self.average_last and self.keep_best:
+      raise UserError(f"average_last={self.average_last} and keep_best=True exclude each other: choose one")
+    if self.average_last > -(-self.steps // self.checkpoint_every):
+      raise UserError(f"average_last={self.average_last} is more than the checkpoints there will be: {self.steps} steps,"
+                      f" checkpoint_every={self.checkpoint_every}")
     if not 0 <= self.ema_decay < 1:
       raise UserError(f"ema_decay={self.ema_decay}: it must be at least 0 and below 1")
     self.optimizer.schedule_fn(self.steps)  # a warm-up longer than the training is refused here
@@ -85,8 +103,9 @@ class Search:
     limits: the budget.
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
     baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
+    baseline_flops: budget of the hand-made network in FLOPs, where it is not that of the search.
     margin: of the candidates within so many standard errors of the best accuracy the cheapest wins; 0 takes the best.
-    batch_size: validation examples per pass.
+    batch_size: validation examples per pass; for sentence pairs, target tokens with their padding.
     chunk: members of a population that are mapped together; 0 measures which is fastest on an accelerator and takes 1
       on a CPU, where it is (experiments/bench/population.py).
   """
@@ -98,6 +117,7 @@ class Search:
   arms: Mapping[str, str] = dataclasses.field(default_factory=lambda: {
       "mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"})
   baseline: str = "layer.*.kind=softmax"
+  baseline_flops: float | None = None
   margin: float = 0.0
   batch_size: int = 256
   chunk: int = 0
@@ -145,6 +165,11 @@ class Experiment:
   latency: Latency = Latency()
 
   def __post_init__(self):
+    if self.train.keep_best:
+      raise UserError("train.keep_best=True: a supernet has no single validation loss; set retrain.keep_best")
+    if self.retrain.stability_networks:
+      raise UserError(f"retrain.stability_networks={self.retrain.stability_networks}: the order of networks can only stop a"
+                      " supernet; set train.stability_networks")
     if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
       raise UserError(f"seeds={self.seeds}: give one or more different numbers from 0")
     if not isinstance(self.space, str):

@@ -22,7 +22,11 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="Experiment file
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for everything the run makes. The same command again goes on "
                                "where it stopped.")
 _STAGES = flags.DEFINE_list("stages", None, "Stages to run, in order: train, search, derive, retrain, evaluate, report. "
-                            "All if left out.")
+                            "All if left out. Or translate, which needs --workdir only.")
+_INPUT = flags.DEFINE_string("input", None, "For --stages=translate: text to translate, one sentence per line, plain or .gz; "
+                             "standard input if left out.")
+_ARM = flags.DEFINE_string("arm", None, "For --stages=translate: which search's winner translates, or baseline.")
+_N_BEST = flags.DEFINE_integer("n_best", 1, "For --stages=translate: translations of each sentence, with their scores.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; NASFORMER_DATA if left out.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Set damaged checkpoints and trial logs aside and go on without them.")
 _LIST = flags.DEFINE_bool("list", False, "List every component by table, and every field of --config with its value, and "
@@ -41,6 +45,9 @@ def main(argv: list[str]) -> None:
       console.print("[bold]fields of this experiment, each a flag[/bold]", highlight=False)
       _print_fields(console, _CONFIG.value, "--config")
     return
+  if _STAGES.value == ["translate"] and _WORKDIR.value is not None:
+    _translate()
+    return
   for flag in (_CONFIG, _WORKDIR):
     if flag.value is None:
       raise UserError(f"--{flag.name} is missing: try --config=experiments/quickstart/digits.py --workdir=DIR, or --help")
@@ -55,7 +62,7 @@ def _run(console: Console) -> None:
   names = _STAGES.value or list(stages.STAGES)
   for name in names:
     if name not in stages.STAGES:
-      raise UserError(f"--stages={','.join(names)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)})")
+      raise UserError(f"--stages={','.join(names)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)}, or translate alone)")
   path = files.writable_dir(_WORKDIR.value)
   with files.locked(path):
     closed = config.close(experiment.Experiment, _CONFIG.value)
@@ -67,6 +74,13 @@ def _run(console: Console) -> None:
       if count.num:
         console.print(f"{name}: {count.num} programs compiled", highlight=False)
         run.note_timing(f"{name} total", seconds=count.seconds, compilations=count.num)
+
+
+def _translate() -> None:
+  from nasformer import translating
+
+  for line in translating.translate(pathlib.Path(_WORKDIR.value), _INPUT.value, _ARM.value, _N_BEST.value):
+    print(line)
 
 
 def _data_dir() -> pathlib.Path | None:

@@ -4,12 +4,11 @@ Every stage reads and writes files of the work directory and nothing else, can b
 stopped: train -> search -> derive -> retrain -> evaluate -> report.
 """
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,7 @@ import numpy as np
 from nasformer import derive as derivation
 from nasformer import evaluate as evaluation
 from nasformer.data.batching import eval_batches, train_batches
-from nasformer.experiment import Training
-from nasformer.nets.blocks import decayed
+from nasformer.fitting import Fitting, named
 from nasformer.progress import bar
 from nasformer.score import counts
 from nasformer.search import loop as search_loop
@@ -31,7 +29,7 @@ from nasformer.store.trials import TrialLog
 from nasformer.store.writers import JsonlWriter
 from nasformer.supernet.population import PopulationPass, fastest_chunk
 from nasformer.supernet.sampling import supernet_loss
-from nasformer.train import loop, mesh, state, step
+from nasformer.train import mesh
 from nasformer.types import Params, Score, UserError
 from nasformer.workdir import Run, device
 
@@ -48,75 +46,45 @@ def train(run: Run) -> None:
   task = experiment.task
   _domains(run)
   for name in ("train", "retrain"):
-    with _named(f"--config.{name}"):
+    with named(f"--config.{name}"):
       batches = train_batches(run.splits.get("train", "train"), getattr(experiment, name).batch_size, seed=0)
       mesh.shard_batch(next(batches), mesh.data_mesh())
   loss = supernet_loss(supernet, experiment.sampling, task)
   for seed in experiment.seeds:
-    fit(run, f"supernet, seed {seed}", run.supernet_dir(seed), seed, experiment.train, supernet.init, loss)
+    supernet_fitting(run, seed).fit(loss)
 
 
 def retrain(run: Run) -> None:
   """Trains every winner from scratch, as a small network of its own."""
-  experiment, supernet, task = run.experiment, run.supernet, run.experiment.task
-  example = task.example(supernet.net, 1)
+  task = run.experiment.task
   for row in run.winners("retrain"):
-    network = supernet.module(supernet.space.decode(np.array(row["genes"])))
+    network = run.supernet.module(run.supernet.space.decode(np.array(row["genes"])))
+    fitting = _retraining(run, row, network)
 
     def loss(params, batch, keys, network=network):
       augment, noise = jax.random.split(keys.micro)
       batch = task.prepare(augment, batch)
       return task.loss(network.apply({"params": params}, task.inputs(batch), noise), batch).mean(), ({}, None)
 
-    folder = run.model_dir("retrain", row["arm"], row["seed"])
-    init = lambda key, network=network: network.init(key, example)["params"]
-    params = fit(run, f"retrain {row['arm']}, seed {row['seed']}", folder, row["seed"], experiment.retrain, init, loss)
-    run.checkpoints(folder / "model").save(experiment.retrain.steps, params)
+    fitting.fit(loss)
+    run.checkpoints(fitting.folder / "model").save(run.experiment.retrain.steps, fitting.weights())
 
 
-def fit(run: Run, label: str, folder: pathlib.Path, seed: int, training: Training, init: Callable,
-        loss: step.LossFn) -> Params:
-  """Trains, or goes on training, with checkpoints in `folder`; gives the weights to evaluate.
+def _retraining(run: Run, row: dict, network: Any) -> Fitting:
+  experiment, example = run.experiment, run.experiment.task.example(network.net, 1)
+  judge = evaluation.evaluator(lambda p, x: network.apply({"params": p}, x), experiment.task)
+  validate = lambda params: judge(params, eval_batches(run.splits.get("val", "retrain"), experiment.search.batch_size))
+  return Fitting(run, f"retrain {row['arm']}, seed {row['seed']}", run.model_dir("retrain", row["arm"], row["seed"]),
+                 row["seed"], experiment.retrain, lambda key: network.init(key, example)["params"], validate)
 
-  Args:
-    run: where it belongs.
-    label: what people see.
-    folder: for checkpoints and metrics.
-    seed: of weights, data order and noise.
-    training: length and rule.
-    init: key -> weights.
-    loss: see `nasformer.train.step`.
-  """
-  devices = mesh.data_mesh()
-  optimizer = training.optimizer.make(training.steps, decayed(jax.eval_shape(init, jax.random.key(0))))
-  start = lambda key: state.init(init(key), optimizer, ema=training.ema_decay > 0)
-  checkpoints = run.checkpoints(folder / "ckpt")
-  done = checkpoints.latest_step()
-  if done is None:
-    current, done = jax.jit(start)(run.key(seed, "init")), 0
-  else:
-    current = checkpoints.restore(jax.eval_shape(start, jax.random.key(0)))
-  if done < training.steps:
-    current = mesh.replicate(current, devices)
-    log = JsonlWriter(folder / "metrics.jsonl")
-    log.truncate_after(done)
-    split = run.splits.get("train", "train")
-    batches = (mesh.shard_batch(batch, devices) for batch in train_batches(split, training.batch_size, seed, done))
-    update = step.make_step(loss, optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,
-                            freeze_unused=training.freeze_unused)
-    began, first = time.perf_counter(), done
-    rate = f"optimizer.peak_lr={training.optimizer.peak_lr:g}"
-    with bar(run.console, label, training.steps, done) as show, _named(f"{label}, {rate}", loop.NonFiniteLoss):
-      for done, current, metrics in loop.run(current, update, batches, training.steps, key=run.key(seed, "train"),
-                                             report_every=training.report_every):
-        log.write({"step": done, **metrics})
-        show(done, f"loss {metrics['loss']:.3f}")
-        if done % training.checkpoint_every == 0 or done == training.steps:
-          checkpoints.save(done, current)
-    seconds = time.perf_counter() - began
-    run.note_timing("train", what=label, seed=seed, seconds=seconds,
-                    images_per_second=(done - first) * training.batch_size / seconds)
-  return current.params if current.ema is None else current.ema
+
+def supernet_fitting(run: Run, seed: int) -> Fitting:
+  """The training of the supernet of a seed."""
+  training, rank = run.experiment.train, None
+  if training.stability_networks:
+    genes = np.asarray(run.experiment.space.sample(run.key(seed, "stability"), training.stability_networks))
+    rank = lambda params: Scorer(run)(params, genes).parts["loss"]
+  return Fitting(run, f"supernet, seed {seed}", run.supernet_dir(seed), seed, training, run.supernet.init, rank=rank)
 
 
 def trained_supernet(run: Run, seed: int, stage: str) -> Params:
@@ -125,15 +93,11 @@ def trained_supernet(run: Run, seed: int, stage: str) -> Params:
   Raises:
     UserError: it has not.
   """
-  training = run.experiment.train
-  checkpoints = run.checkpoints(run.supernet_dir(seed) / "ckpt")
-  if checkpoints.latest_step() != training.steps:
-    raise UserError(f"--stages={stage} needs the supernet of seed {seed} trained for {training.steps} steps; there are"
-                    f" {checkpoints.latest_step() or 0}: run --stages=train first")
-  optimizer = training.optimizer.make(training.steps, decayed(run.supernet.declared))
-  start = lambda key: state.init(run.supernet.init(key), optimizer, ema=training.ema_decay > 0)
-  current = checkpoints.restore(jax.eval_shape(start, jax.random.key(0)))
-  return current.params if current.ema is None else current.ema
+  fitting = supernet_fitting(run, seed)
+  if not fitting.ended:
+    raise UserError(f"--stages={stage} needs the supernet of seed {seed} trained for {run.experiment.train.steps} steps;"
+                    f" there are {fitting.checkpoints.latest_step() or 0}: run --stages=train first")
+  return fitting.weights()
 
 
 # -- search ---------------------------------------------------------------------------------------------------------------
@@ -171,11 +135,11 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
   """
   config, domains = run.experiment.search, {}
   for arm, rule in config.arms.items():
-    with _named(f"--config.search.arms.{arm}"):
+    with named(f"--config.search.arms.{arm}"):
       domains[arm] = _domain(run, rule)
       domains[arm].check()
       _latency_checks(run, domains[arm])
-  with _named("--config.search.baseline"):
+  with named("--config.search.baseline"):
     return domains, _domain(run, config.baseline)
 
 
@@ -186,15 +150,6 @@ def _domain(run: Run, rule: str) -> Domain:
   costs = {"params": counts.NumParams(), "flops": counts.NumFlops()}
   tables = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
   return Domain(narrow, tables, run.experiment.search.limits.counted())
-
-
-@contextlib.contextmanager
-def _named(where: str, kind: type[UserError] = UserError) -> Iterator[None]:
-  """Says where in front of an error of this kind."""
-  try:
-    yield
-  except kind as error:
-    raise UserError(f"{where}: {error}") from error
 
 
 def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Domain, arm: str, seed: int,
@@ -235,6 +190,8 @@ def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
 def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
   """The largest network with all layers alike that a person would build for the same budget."""
   limits = {"flops": main["flops"], **domain.limits} if "flops" not in domain.limits else domain.limits
+  if run.experiment.search.baseline_flops is not None:
+    limits = {"flops": run.experiment.search.baseline_flops}
   domain = dataclasses.replace(domain, limits=limits)
   genomes = np.stack(list(domain.space.uniform_genomes()))
   inside = genomes[domain.meets(genomes)]
@@ -358,17 +315,26 @@ def evaluate(run: Run) -> None:
       retrained["test"] |= experiment.task.judge(network, params, parts["test"], run.splits.info)
       if "outputs" in retrained["test"]:
         outputs[row["arm"], row["seed"]] = retrained["test"].pop("outputs")
-        files.write_bytes(run.outputs(row["arm"], row["seed"]), "\n".join((*outputs[row["arm"], row["seed"]], "")).encode())
+        _write_lines(run.outputs(row["arm"], row["seed"]), outputs[row["arm"], row["seed"]])
       rows.append({key: row[key] for key in ("arm", "seed", "spec", "params", "flops")}
-                  | {"inherited": {"val": row["inherited"]}, "retrained": retrained})
+                  | {"inherited": {"val": row["inherited"]}, "retrained": retrained}
+                  | experiment.task.facts(run.supernet.net, spec))
       timings.append({"arm": row["arm"], "seed": row["seed"], **_measure(run, row["genes"])})
       show(number + 1, f"{row['arm']}: {experiment.task.headline} {retrained['test'][experiment.task.headline]:.4g}")
+  if outputs:
+    for name, lines in (("source", parts["test"].sources), ("reference", parts["test"].targets)):
+      _write_lines(run.path / "outputs" / f"{name}.txt", lines)
   for row in rows:
     if (row["arm"], row["seed"]) in outputs and row["arm"] != "baseline":
       row["against_baseline"] = experiment.task.compare(
           outputs[row["arm"], row["seed"]], outputs["baseline", row["seed"]], run.splits.get("test", "evaluate"))
   files.write_json(run.results, {"signatures": experiment.task.signatures(run.splits.info), "rows": rows})
   files.write_json(run.latency, {"device": device(), "batch": experiment.latency.batch_size, "rows": timings})
+
+
+def _write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
+  """One example a line: a network that spells bytes may well have put an end of line inside."""
+  files.write_bytes(path, "".join(" ".join(line.splitlines()) + "\n" for line in lines).encode())
 
 
 def _retrained(run: Run, row: dict, network: Any) -> Params:

@@ -106,9 +106,9 @@ class Run:
     """Adds a line to timings.jsonl: the only place, with latency.json, for numbers that differ from run to run."""
     JsonlWriter(self.path / "timings.jsonl").write({"stage": stage, **numbers})
 
-  def checkpoints(self, folder: pathlib.Path) -> Checkpoints:
+  def checkpoints(self, folder: pathlib.Path, keep: int = 2) -> Checkpoints:
     """Checkpoints of a folder, after damaged ones were set aside if that was asked for."""
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, keep)
     if self.repair:
       for broken in checkpoints.repair():
         self.console.print(f"set aside {broken}", soft_wrap=True, highlight=False)

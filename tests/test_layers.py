@@ -18,6 +18,7 @@ LAYERS = [
     {"config", "progress", "compilations"},
     {"experiment"},
     {"workdir", "deploy"},
+    {"fitting", "translating"},
     {"stages"},
     {"main"},
 ]

@@ -76,15 +76,25 @@ def lines(path: pathlib.Path) -> list[str]:
   Raises:
     UserError: it is missing, damaged, empty or not UTF-8.
   """
-  raw = content(path).removeprefix(codecs.BOM_UTF8)
+  return text_lines(content(path), str(path))
+
+
+def text_lines(raw: bytes, name: str) -> list[str]:
+  """The lines of a text in UTF-8; see `lines`.
+
+  Args:
+    raw: the text.
+    name: what errors call it.
+  """
+  raw = raw.removeprefix(codecs.BOM_UTF8)
   try:
     text = raw.decode()
   except UnicodeDecodeError as error:
     line = raw.count(b"\n", 0, error.start) + 1
-    raise UserError(f"{path}, line {line}: the text is not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, as "
+    raise UserError(f"{name}, line {line}: the text is not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, as "
                     "by iconv -f latin1 -t utf8") from error
   if not text.strip():
-    raise UserError(f"{path} is empty: put one sentence in each line")
+    raise UserError(f"{name} is empty: put one sentence in each line")
   return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 

@@ -66,7 +66,7 @@ def norm_tensors(dim: int) -> dict[str, Tensor]:
           "norm_bias": Tensor((dim,), ("embed",), jax.nn.initializers.zeros)}
 
 
-def norm(params: Tensors, x: Float[Array, "B T D"], keep: Keep | None) -> Float[Array, "B T D"]:
+def norm(params: Tensors, x: Float[Array, "*B D"], keep: Keep | None) -> Float[Array, "*B D"]:
   return masks.layer_norm(x, params["norm_scale"], params["norm_bias"], None if keep is None else keep.embed)
 
 

@@ -157,10 +157,9 @@ class TranslationNet:
 
   # -- layers -------------------------------------------------------------------------------------------------------
 
-  def encoder_attention_tensors(self, dim: int, layer: LayerSpec) -> dict[str, Tensor]:
+  def attention_tensors(self, dim: int, layer: LayerSpec | DecoderLayerSpec) -> dict[str, Tensor]:
+    """Of self-attention."""
     return blocks.norm_tensors(dim) | self.kind(layer.kind).params(Sizes(dim, layer.num_heads, layer.head_dim))
-
-  decoder_attention_tensors = encoder_attention_tensors
 
   def cross_tensors(self, dim: int, source_dim: int, layer: DecoderLayerSpec) -> dict[str, Tensor]:
     sizes = Sizes(dim, layer.cross_num_heads, layer.cross_head_dim, source_dim)
@@ -265,10 +264,10 @@ class Sliced:
     encoder, decoder = spec.encoder_embed_dim, spec.decoder_embed_dim
     tensors = {"ends": net.ends_tensors(encoder, decoder)}
     for i, layer in enumerate(spec.encoder):
-      tensors[f"encoder_{i}_attention"] = net.encoder_attention_tensors(encoder, layer)
+      tensors[f"encoder_{i}_attention"] = net.attention_tensors(encoder, layer)
       tensors[f"encoder_{i}_mlp"] = net.mlp_tensors(encoder, layer.ffn_dim)
     for i, layer in enumerate(spec.decoder):
-      tensors[f"decoder_{i}_attention"] = net.decoder_attention_tensors(decoder, layer)
+      tensors[f"decoder_{i}_attention"] = net.attention_tensors(decoder, layer)
       tensors[f"decoder_{i}_cross"] = net.cross_tensors(decoder, encoder, layer)
       tensors[f"decoder_{i}_mlp"] = net.mlp_tensors(decoder, layer.ffn_dim)
     return tensors

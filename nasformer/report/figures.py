@@ -4,16 +4,15 @@ import io
 from typing import Iterable
 
 import matplotlib
-import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nasformer.report import palette, tables
-from nasformer.report.load import BASELINE, Curve, Run
+from nasformer.report.measures import Metric, yardstick
 from nasformer.report.numbers import si, spread
-from nasformer.types import EncoderSpec
+from nasformer.report.run import BASELINE, Curve, Run
 
 DENSE = 2000  # points from which a scatter is drawn as pixels, to keep the page small
 WIDTH = 4.5  # inches: readable at the width of a phone, and two fit beside each other on a screen
@@ -42,62 +41,69 @@ STYLE = {
     "xtick.color": palette.SOFT,
     "ytick.color": palette.SOFT,
 }
-_styled = matplotlib.rc_context(STYLE)  # as a decorator
+styled = matplotlib.rc_context(STYLE)  # as a decorator
 
 
-@_styled
+@styled
 def fronts(run: Run) -> Figure:
   """Every candidate that was evaluated, the front of each arm (all seeds together), the winners and the baseline."""
   figure, axes = _canvas("Found by the search")
   dense = sum(len(trials.flops) for trials in run.trials) > DENSE
-  rows = tables.fronts(run)
+  rows, yard = tables.fronts(run), yardstick(run)
   for trials in run.trials:
-    axes.scatter(trials.flops, trials.accuracy, 3 if dense else 7, palette.colour(trials.arm, run.arms), alpha=0.22,
+    axes.scatter(trials.flops, trials.quality, 3 if dense else 7, palette.colour(trials.arm, run.arms), alpha=0.22,
                  linewidths=0, rasterized=dense)
   for arm in run.arms:
     _marks(run, axes, arm, [(model.flops, model.val_inherited) for model in run.of(arm)])
     pool = [row for row in rows if row["arm"] == arm]
-    flops, accuracy = (np.array([row[name] for row in pool], np.float64) for name in ("flops", "val_inherited"))
-    best = tables.front(accuracy, flops)
-    axes.step(flops[best], accuracy[best], where="post", color=palette.colour(arm, run.arms),
+    flops, quality = (np.array([row[name] for row in pool], np.float64) for name in ("flops", yard.inherited.name))
+    best = tables.front(quality, flops, yard.maximise)
+    axes.step(flops[best], quality[best], where="post", color=palette.colour(arm, run.arms),
               label=_once(axes, arm) if len(best) else None)
-  shown = [row["val_inherited"] for row in rows] + [model.val_inherited for model in run.models]
+  shown = [row[yard.inherited.name] for row in rows] + [model.val_inherited for model in run.models]
   if shown:
-    axes.set_ylim(bottom=min(shown) - 0.3 * (max(shown) - min(shown)) - 0.01)
+    _cut(axes, shown, yard.maximise)
   _limit_line(run, axes, "flops")
   _number_axis(axes, "FLOPs")
-  _percent_axis(axes.yaxis, "validation accuracy, inherited")
+  _metric_axis(axes.yaxis, yard.inherited)
   return _legend(figure, axes)
 
 
-@_styled
-def retrained(run: Run, metric: tables.Metric, label: str) -> Figure:
-  """Test accuracy after retraining against a cost: a small mark per seed, the mean with its standard deviation.
+@styled
+def retrained(run: Run, cost: Metric, label: str) -> Figure:
+  """The headline after retraining against a cost: a small mark per seed, the mean with its standard deviation.
+
+  A single seed has the interval of its value, where there is one, in place of a deviation.
 
   Args:
     run: with results.
-    metric: the cost, a row of `tables.METRICS`.
+    cost: one of `measures.COSTS`.
     label: of its axis.
   """
   figure, axes = _canvas("After retraining")
+  headline = yardstick(run).test
   for arm in run.arms:
-    pairs = [(metric.of(model), model.test_retrained) for model in run.of(arm)]
-    pairs = [pair for pair in pairs if None not in pair]
-    if pairs:
+    models = [model for model in run.of(arm) if None not in (cost.of(model), headline.of(model))]
+    if models:
+      pairs = [(cost.of(model), headline.of(model)) for model in models]
       colour = palette.colour(arm, run.arms)
-      cost, accuracy = (spread(values) for values in zip(*pairs))
+      x, y = (spread(values) for values in zip(*pairs))
+      error = y.std
       if len(pairs) > 1:
         axes.scatter(*zip(*pairs), 14, colour, marker=palette.marker(arm, run.arms), alpha=0.45, linewidths=0)
-      axes.errorbar(cost.mean, accuracy.mean, accuracy.std, cost.std, color=colour, capsize=2, lw=1)
-      _marks(run, axes, arm, [(cost.mean, accuracy.mean)])
-  _limit_line(run, axes, metric.name)
+      elif headline.interval(models[0]):
+        low, high = headline.interval(models[0])
+        error = [[y.mean - low], [high - y.mean]]
+      axes.errorbar(x.mean, y.mean, error, x.std, color=colour, capsize=2, lw=1)
+      _marks(run, axes, arm, [(x.mean, y.mean)])
+  _limit_line(run, axes, cost.name)
   _number_axis(axes, label)
-  _percent_axis(axes.yaxis, "test accuracy, retrained")
+  _metric_axis(axes.yaxis, headline)
   axes.margins(0.12)
   return _legend(figure, axes)
 
 
-@_styled
+@styled
 def progress(run: Run, column: str, title: str, label: str) -> Figure:
   """A column of `tables.progress` over the evaluations, one line per seed.
 
@@ -117,46 +123,25 @@ def progress(run: Run, column: str, title: str, label: str) -> Figure:
   _number_axis(axes, "evaluated candidates")
   axes.set_ylabel(label)
   if column == "hypervolume":
-    _percent_axis(axes.yaxis, label)
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
   return _legend(figure, axes)
 
 
-@_styled
-def layers(run: Run, arm: str) -> Figure:
-  """What was chosen in each layer: bar height is the FFN width, its colour the attention kind, its label the heads."""
-  specs = {model.spec: [other.seed for other in run.of(arm) if other.spec == model.spec] for model in run.of(arm)}
-  everything = [layer for model in run.models for layer in model.spec.layers]
-  kinds = sorted({layer.kind for layer in everything})
-  depth, widest = max(model.spec.depth for model in run.models), max(layer.ffn_dim for layer in everything)
-  figure = Figure((WIDTH, 0.75 + 1.25 * len(specs)))
-  panels = figure.subplots(len(specs), squeeze=False, sharex=True)[:, 0]
-  for axes, (spec, seeds) in zip(panels, specs.items()):
-    _bars(axes, spec, kinds)
-    seeds = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-    axes.set_title(f"{arm}, {seeds}: {spec.depth} layers, width {spec.embed_dim}")
-    axes.set(xlim=(0.4, depth + 0.6), ylim=(0, 1.3 * widest), ylabel="FFN width", xticks=range(1, depth + 1))
-    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, integer=True))
-  panels[-1].set_xlabel("layer")
-  handles = [matplotlib.patches.Patch(color=palette.colour(kind, kinds), label=kind) for kind in kinds]
-  figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds))
-  return figure
-
-
-@_styled
+@styled
 def agreement(run: Run) -> Figure:
-  """Validation accuracy of the same networks with inherited and with retrained weights."""
+  """What the search was followed by, of the same networks with inherited and with retrained weights."""
   figure, axes = _canvas("Inherited against retrained")
   for arm in run.arms:
     models = [model for model in run.of(arm) if model.val_retrained is not None]
     _marks(run, axes, arm, [(model.val_inherited, model.val_retrained) for model in models])
   low, high = min(*axes.get_xlim(), *axes.get_ylim()), max(*axes.get_xlim(), *axes.get_ylim())
   axes.plot([low, high], [low, high], color=palette.RULE, lw=1, ls="--", zorder=1)
-  _percent_axis(axes.xaxis, "validation accuracy, inherited")
-  _percent_axis(axes.yaxis, "validation accuracy, retrained")
+  _metric_axis(axes.xaxis, yardstick(run).inherited)
+  _metric_axis(axes.yaxis, yardstick(run).retrained)
   return _legend(figure, axes)
 
 
-@_styled
+@styled
 def losses(run: Run, curves: Iterable[Curve], title: str) -> Figure:
   """Training loss over the steps, one line per training."""
   figure, axes = _canvas(title)
@@ -168,7 +153,7 @@ def losses(run: Run, curves: Iterable[Curve], title: str) -> Figure:
   return _legend(figure, axes)
 
 
-@_styled
+@styled
 def to_svg(figure: Figure) -> str:
   """The SVG document of a figure, the same for the same figure."""
   out = io.StringIO()
@@ -176,7 +161,7 @@ def to_svg(figure: Figure) -> str:
   return out.getvalue()
 
 
-@_styled
+@styled
 def to_png(figure: Figure) -> bytes:
   """The PNG file of a figure, the same for the same figure."""
   out = io.BytesIO()
@@ -196,13 +181,6 @@ def _legend(figure: Figure, axes: Axes) -> Figure:
   handles, labels = axes.get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=4)
   return figure
-
-
-def _bars(axes: Axes, spec: EncoderSpec, kinds: list[str]) -> None:
-  for i, layer in enumerate(spec.layers, 1):
-    axes.bar(i, layer.ffn_dim, 0.8, color=palette.colour(layer.kind, kinds))
-    axes.annotate(str(layer.num_heads), (i, layer.ffn_dim), (0, 2), textcoords="offset points", ha="center")
-  axes.grid(axis="x", visible=False)
 
 
 def _marks(run: Run, axes: Axes, arm: str, points: list[tuple]) -> None:
@@ -225,9 +203,16 @@ def _number_axis(axes: Axes, label: str) -> None:
   axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: si(value)))
 
 
-def _percent_axis(axis, label: str) -> None:
-  axis.set_label_text(label)
-  axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+def _metric_axis(axis, metric: Metric) -> None:
+  axis.set_label_text(metric.axis)
+  axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: metric.unit.tick(value)))
+
+
+def _cut(axes: Axes, shown: list[float], maximise: bool) -> None:
+  """Ends the vertical axis where it gets bad, some way beyond what must be seen."""
+  worst, rest = (min(shown), -1) if maximise else (max(shown), 1)
+  edge = worst + rest * (0.3 * (max(shown) - min(shown)) + 0.01)
+  axes.set_ylim(**{"bottom" if maximise else "top": edge})
 
 
 def _once(axes: Axes, label: str) -> str | None:

@@ -7,100 +7,10 @@ import pathlib
 from typing import Any, Iterator, Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from nasformer.types import EncoderSpec, UserError
-
-BASELINE = "baseline"
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """One network of the comparison: the winner of an arm under one seed, or the hand-made baseline.
-
-  Accuracies are fractions, and None until the stage that measures them has run.
-
-  Attributes:
-    search: "asked", "evaluated" and "duplicates" candidates of the search that it won; None for the baseline.
-    rejected: how many proposals each limit turned away, by cost.
-    search_ms: median latency as the search measured it, where it had a latency limit.
-    latency_ms: "median_ms", "p10_ms", "p90_ms" and "runs", as measured in the end.
-  """
-
-  arm: str
-  seed: int
-  spec: EncoderSpec
-  params: int
-  flops: int
-  val_inherited: float
-  val_retrained: float | None
-  test_retrained: float | None
-  search: Mapping[str, int] | None
-  rejected: Mapping[str, int]
-  search_ms: float | None
-  latency_ms: Mapping[str, float] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Trials:
-  """The candidates that one search evaluated, in order. A failed evaluation is NaN.
-
-  Attributes:
-    fitness: what the search maximises.
-    accuracy: on the validation split, with the weights inherited from the supernet.
-  """
-
-  arm: str
-  seed: int
-  generation: Int[np.ndarray, "E"]
-  fitness: Float[np.ndarray, "E"]
-  accuracy: Float[np.ndarray, "E"]
-  params: Float[np.ndarray, "E"]
-  flops: Float[np.ndarray, "E"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-  """Training loss by step of one training; `arm` is None for a supernet."""
-
-  arm: str | None
-  seed: int
-  step: Float[np.ndarray, "E"]
-  loss: Float[np.ndarray, "E"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A work directory as the report sees it.
-
-  Attributes:
-    experiment: what was asked for and where it ran, as written in experiment.json.
-    limits: hard upper limits of the search, by cost.
-    latency: device and batch of the latency measurement; None before it.
-    timings: a "stage" each, and what was noted of it, such as "seconds" and "compilations".
-  """
-
-  experiment: Mapping[str, Any]
-  limits: Mapping[str, float]
-  models: tuple[Model, ...]
-  trials: tuple[Trials, ...]
-  curves: tuple[Curve, ...]
-  latency: Mapping[str, Any] | None
-  timings: tuple[Mapping[str, Any], ...]
-
-  @property
-  def arms(self) -> tuple[str, ...]:
-    """Every arm in the order of the configuration, the baseline last."""
-    arms = dict.fromkeys(each.arm for each in (*self.models, *self.trials))
-    return tuple(sorted(arms, key=lambda arm: arm == BASELINE))
-
-  @property
-  def seeds(self) -> tuple[int, ...]:
-    return tuple(sorted({each.seed for each in (*self.models, *self.trials, *self.curves)}))
-
-  def of(self, arm: str) -> tuple[Model, ...]:
-    """The models of one arm, by seed."""
-    return tuple(sorted((model for model in self.models if model.arm == arm), key=lambda model: model.seed))
+from nasformer.report.measures import YARDSTICKS, Yardstick
+from nasformer.report.run import Curve, Model, Run, Texts, Trials
+from nasformer.types import EncoderSpec, TranslationSpec, UserError
 
 
 def load(workdir: str | pathlib.Path) -> Run:
@@ -117,26 +27,38 @@ def load(workdir: str | pathlib.Path) -> Run:
   if experiment is None:
     raise UserError(f"{workdir} holds no experiment.json: give the --workdir of a run that has started")
   with _blame(workdir / "experiment.json"):
+    experiment = {"headline": "accuracy", **experiment}  # older ones do not name it
     for name in ("config", "command", "versions", "device", "commit", "counting", "dataset"):
       experiment[name]
+  yardstick = _yardstick(workdir, experiment)
   winner = _read_json(workdir / "winner.json")
   with _blame(workdir / "winner.json"):
     limits = winner["limits"] if winner is not None else {}
   latency = _read_json(workdir / "latency.json")
   with _blame(workdir / "latency.json"):
     latency = {"device": latency["device"], "batch": latency["batch"]} if latency is not None else None
+  models = _models(workdir, yardstick)
   return Run(
       experiment=experiment,
       limits=limits,
-      models=_models(workdir),
-      trials=_trials(workdir / "trials.jsonl"),
+      models=models,
+      signatures=_signatures(workdir / "results.json"),
+      texts=_texts(workdir / "outputs", models),
+      trials=_trials(workdir / "trials.jsonl", yardstick),
       curves=tuple(_curves(workdir)),
       latency=latency,
       timings=tuple(_read_log(workdir / "timings.jsonl", ("stage",))),
   )
 
 
-def _models(workdir: pathlib.Path) -> tuple[Model, ...]:
+def _yardstick(workdir: pathlib.Path, experiment: Mapping) -> Yardstick:
+  if experiment["headline"] not in YARDSTICKS:
+    raise UserError(f"{workdir / 'experiment.json'}: the report knows no headline {experiment['headline']!r}"
+                    f" (there are: {', '.join(YARDSTICKS)})")
+  return YARDSTICKS[experiment["headline"]]
+
+
+def _models(workdir: pathlib.Path, yardstick: Yardstick) -> tuple[Model, ...]:
   winners = _read_rows(workdir / "winner.json", "winners")
   results = _read_rows(workdir / "results.json", "rows")
   latency = _read_rows(workdir / "latency.json", "rows")
@@ -150,26 +72,28 @@ def _models(workdir: pathlib.Path) -> tuple[Model, ...]:
   models = []
   for name, row in winners.items():
     with _blame(workdir / "winner.json"):
-      model = _model(row, searched)
+      model = _model(row, searched, yardstick)
     with _blame(workdir / "results.json"):
-      model = _with_result(model, results[name]) if name in results else model
+      model = _with_result(model, results[name], yardstick) if name in results else model
     with _blame(workdir / "latency.json"):
       model = _with_latency(model, latency[name]) if name in latency else model
     models.append(model)
   return tuple(models)
 
 
-def _model(row: Mapping, searched: Mapping[tuple, float]) -> Model:
+def _model(row: Mapping, searched: Mapping[tuple, float], yardstick: Yardstick) -> Model:
   by_search, genes = "evaluated" in row, tuple(row["genes"])
   return Model(
       arm=row["arm"],
       seed=row["seed"],
-      spec=EncoderSpec.from_json(row["spec"]),
+      spec=(TranslationSpec if "encoder" in row["spec"] else EncoderSpec).from_json(row["spec"]),
       params=row["params"],
       flops=row["flops"],
-      val_inherited=row["inherited"]["accuracy"],
+      val_inherited=row["inherited"][yardstick.searched],
       val_retrained=None,
-      test_retrained=None,
+      test={},
+      against_baseline=None,
+      flops_by_length={},
       search={name: row[name] for name in ("asked", "evaluated", "duplicates")} if by_search else None,
       rejected=row["rejected"] if by_search else {},
       search_ms=searched[genes] if genes in searched else None,
@@ -177,21 +101,28 @@ def _model(row: Mapping, searched: Mapping[tuple, float]) -> Model:
   )
 
 
-def _with_result(model: Model, row: Mapping) -> Model:
-  return dataclasses.replace(
+def _with_result(model: Model, row: Mapping, yardstick: Yardstick) -> Model:
+  model = dataclasses.replace(
       model,
-      val_inherited=row["inherited"]["val"]["accuracy"],
-      val_retrained=row["retrained"]["val"]["accuracy"],
-      test_retrained=row["retrained"]["test"]["accuracy"],
+      val_inherited=row["inherited"]["val"][yardstick.searched],
+      val_retrained=row["retrained"]["val"][yardstick.searched],
+      test=row["retrained"]["test"],
+      against_baseline=row["against_baseline"] if "against_baseline" in row else None,
+      flops_by_length={int(length): flops for length, flops in row["flops_by_length"].items()}
+      if "flops_by_length" in row else {},
   )
+  for metric in (*yardstick.metrics, *yardstick.more):  # a number that is missing shows here, where the file is known
+    metric.of(model)
+    metric.interval(model)
+  return model
 
 
 def _with_latency(model: Model, row: Mapping) -> Model:
   return dataclasses.replace(model, latency_ms={name: row[name] for name in ("median_ms", "p10_ms", "p90_ms", "runs")})
 
 
-def _trials(path: pathlib.Path) -> tuple[Trials, ...]:
-  columns = ("generation", "fitness", "accuracy", "params", "flops")
+def _trials(path: pathlib.Path, yardstick: Yardstick) -> tuple[Trials, ...]:
+  columns = ("generation", "fitness", yardstick.searched, "params", "flops")
   groups: dict[tuple[str, int], list] = {}
   lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
   for number, line in enumerate(lines, 1):
@@ -214,6 +145,34 @@ def _curves(workdir: pathlib.Path) -> Iterator[Curve]:
     if rows:
       arm = None if folder.parent.parent == workdir else folder.parent.name
       yield Curve(arm, int(folder.name.removeprefix("seed")), *np.array(rows, np.float64).T)
+
+
+def _signatures(path: pathlib.Path) -> Mapping[str, str]:
+  results = _read_json(path)
+  with _blame(path):
+    return dict(results["signatures"]) if results is not None and "signatures" in results else {}
+
+
+def _texts(folder: pathlib.Path, models: tuple[Model, ...]) -> Texts | None:
+  """The first seed's translations of the networks that have results; None where no text was kept."""
+  tested = [model for model in models if model.test]
+  if not tested or not (folder / "source.txt").exists() or not (folder / "reference.txt").exists():
+    return None
+  sources = _read_lines(folder / "source.txt")
+  seed = min(model.seed for model in tested)
+  paths = {model.arm: folder / model.arm / f"seed{seed}.txt" for model in tested if model.seed == seed}
+  outputs = {arm: _read_lines(path, len(sources)) for arm, path in paths.items() if path.exists()}
+  return Texts(seed, sources, _read_lines(folder / "reference.txt", len(sources)), outputs)
+
+
+def _read_lines(path: pathlib.Path, num: int | None = None) -> tuple[str, ...]:
+  """The lines of a text, split at line feeds alone; with `num`, it must have that many."""
+  remedy = "move outputs/ and results.json away and run the stage evaluate again"
+  with _blame(path, remedy=remedy):
+    lines = path.read_bytes().decode().removesuffix("\n").split("\n")
+    if num is not None and len(lines) != num:
+      raise ValueError(f"{len(lines):,} lines for {num:,} source sentences")
+  return tuple(lines)
 
 
 def _number(value) -> float:

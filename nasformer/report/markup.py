@@ -4,6 +4,9 @@ import html
 import re
 from typing import Iterable, Sequence
 
+from nasformer.report import palette
+from nasformer.report.run import Run, called
+
 CSS = """
 :root { color-scheme: light; --ink: #202124; --soft: #5f6368; --line: #dadce0; --faint: #f1f3f4; }
 * { box-sizing: border-box; }
@@ -42,12 +45,16 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; position: st
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px; }
 .bar { display: flex; width: 190px; height: 12px; border-radius: 3px; overflow: hidden; background: var(--faint);
   margin-left: auto; }
+.wide { max-width: 900px; margin: 12px 0; }
+.example { grid-template-columns: 160px 1fr; border-top: 1px solid var(--faint); padding: 8px 0 10px; margin: 0; }
 pre { background: #f8f9fa; border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; font-size: 13px;
   line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere; margin: 10px 0; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--soft); font-size: 14px; }
 @media (max-width: 560px) {
   body { padding: 18px 16px 36px; } h1 { font-size: 24px; } h2 { font-size: 19px; margin-top: 34px; }
   .cards { grid-template-columns: 1fr; gap: 10px; }
+  .wide { grid-template-columns: 1fr; } .wide dd { margin-bottom: 4px; }
+  .example { grid-template-columns: 104px 1fr; } .example dd { margin-bottom: 0; }
 }
 @media print { body { max-width: none; } figure, .card { break-inside: avoid; } }
 """
@@ -77,6 +84,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def dot(colour: str) -> str:
   """A small square in the colour of an arm."""
   return f'<span class="dot" style="background:{colour}"></span>'
+
+
+def named(run: Run, arm: str) -> str:
+  """The name of an arm behind its colour."""
+  return dot(palette.colour(arm, run.arms)) + text(called(arm))
+
+
+def missing(what: str) -> str:
+  """A gap, and what would fill it."""
+  return f'<p class="soft">Not here yet: {text(what)}.</p>'
 
 
 def bar(parts: Sequence[tuple[float, str]]) -> str:

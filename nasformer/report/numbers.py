@@ -1,4 +1,4 @@
-"""Numbers as people read them: spread over seeds, percent, decimal prefixes, ratios in words."""
+"""Numbers as people read them: spread over seeds, percent, decimal prefixes, intervals, ratios in words."""
 
 import dataclasses
 import math
@@ -43,6 +43,21 @@ def percent2(value: Number, std: float | None = None) -> str:
   return percent(value, std, 2)
 
 
+def tenths(value: Number, std: float | None = None) -> str:
+  """(27.31, 0.24) -> "27.3 ± 0.2"."""
+  return _pair(value, std, 1)
+
+
+def thousandths(value: Number, std: float | None = None) -> str:
+  """(2.10449, 0.0123) -> "2.104 ± 0.012"."""
+  return _pair(value, std, 3)
+
+
+def interval(low: Number, high: Number, unit: Callable[[Number], str]) -> str:
+  """The ends of an interval in a unit: (-0.31, 1.42) -> "[−0.3, 1.4]", which no line break parts."""
+  return f"[{unit(low)},\N{NO-BREAK SPACE}{unit(high)}]".replace("-", "−")
+
+
 def milliseconds(value: Number, std: float | None = None) -> str:
   """(0.6693, 0.0091) -> "0.669 ± 0.009 ms"."""
   return f"{_pair(value, std, _decimals(value))} ms"
@@ -71,6 +86,11 @@ def compared(ours: Number, theirs: Number, noun: str) -> str:
   if ratio < 1.5:
     return f"{100 * abs(ours / theirs - 1):.0f}% {word} {noun}"
   return f"{ratio:.1f}× {word} {noun}"
+
+
+def lower_first(text: str) -> str:
+  """"Test accuracy" -> "test accuracy", but "FLOPs" and "BLEU" stay."""
+  return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _pair(value: Number, std: float | None, decimals: int | None, prefix: str = "") -> str:

@@ -5,9 +5,11 @@ import pathlib
 
 from matplotlib.figure import Figure
 
-from nasformer.report import figures, markup, sections, tables
-from nasformer.report.load import Run, load
-from nasformer.report.numbers import percent, si
+from nasformer.report import figures, layers, markup, sections, tables
+from nasformer.report.load import load
+from nasformer.report.measures import FLOPS, LATENCY, yardstick
+from nasformer.report.numbers import si
+from nasformer.report.run import Run
 
 SHEETS = {
     "results": tables.results,
@@ -54,34 +56,39 @@ def pictures(run: Run) -> dict[str, tuple[Figure, str]]:
 def _of_search(run: Run) -> dict[str, tuple[Figure, str]]:
   if not run.trials:
     return {}
-  corner = tables.reference(run)
+  corner, yard = tables.reference(run), yardstick(run)
+  cut = "below" if yard.maximise else "above"
   together = ", all seeds together" if len(run.seeds) > 1 else ""
   return {
       "fronts": (figures.fronts(run), (
           "With weights inherited from the supernet. A dot is a candidate; a line joins those that none beats in both"
-          f" accuracy and FLOPs{together}. Large marks are the winners and the hand-made baseline. Dots far below the"
-          " lines are cut off.")),
+          f" {yard.searched} and FLOPs{together}. Large marks are the winners and the hand-made baseline. Dots far"
+          f" {cut} the lines are cut off.")),
       "best": (figures.progress(run, "best_fitness", "Best so far", "best fitness"), (
           "Fitness is what the search maximises. One line per seed, one step per generation.")),
       "hypervolume": (figures.progress(run, "hypervolume", "Hypervolume of the front", "share of the box"), (
-          "How much of the box between full accuracy at no cost and the corner at"
-          f" {percent(corner[0])} (guessing) and {si(corner[1])} FLOPs the front dominates.")),
+          f"How much of the box between {yard.ideal[1]} at no cost and the corner at"
+          f" {yard.inherited.unit.full(corner[0])} (guessing) and {si(corner[1])} FLOPs the front dominates.")),
   }
 
 
 def _of_winners(run: Run) -> dict[str, tuple[Figure, str]]:
-  return {f"layers_{arm}": (figures.layers(run, arm), "") for arm in run.arms if run.of(arm)}
+  return {f"layers_{arm}": (layers.layers(run, arm), "") for arm in run.arms if run.of(arm)}
 
 
 def _of_results(run: Run) -> dict[str, tuple[Figure, str]]:
-  drawn = {}
-  marks = "Large marks are means over seeds with standard deviations, small marks single seeds." \
-      if len(run.seeds) > 1 else "One seed: the spread is not known."
-  if any(model.test_retrained is not None for model in run.models):
-    drawn["retrained"] = (figures.retrained(run, tables.METRIC["flops"], "FLOPs"), f"On the test split. {marks}")
+  drawn, tested = {}, [model for model in run.models if model.test]
+  if len(run.seeds) > 1:
+    marks = "Large marks are means over seeds with standard deviations, small marks single seeds."
+  elif any(yardstick(run).test.interval(model) for model in tested):
+    marks = "One seed: bars are 95% intervals over test sentences, the spread over seeds is not known."
+  else:
+    marks = "One seed: the spread is not known."
+  if tested:
+    drawn["retrained"] = (figures.retrained(run, FLOPS, "FLOPs"), f"On the test split. {marks}")
     drawn["agreement"] = (figures.agreement(run), "A mark is one network; the dashed line is equality.")
-  if any(model.test_retrained is not None and model.latency_ms for model in run.models):
-    figure = figures.retrained(run, tables.METRIC["latency_ms"], "measured latency (ms)")
+  if any(model.latency_ms for model in tested):
+    figure = figures.retrained(run, LATENCY, "measured latency (ms)")
     drawn["latency"] = (figure, f"On the test split. {marks}")
   return drawn
 

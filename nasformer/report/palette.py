@@ -24,6 +24,17 @@ def marker(name: str, names: Iterable[str]) -> str:
   return _own_or_spare(name, names, MARKERS, SPARE_MARKERS)
 
 
+def ink_on(background: str) -> str:
+  """Dark or white, whichever contrasts more with a colour (relative luminance after WCAG 2.1)."""
+  return INK if (_luminance(background) + 0.05) ** 2 > 1.05 * (_luminance(INK) + 0.05) else "#FFFFFF"
+
+
+def _luminance(colour: str) -> float:
+  parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+  linear = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+  return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+
 def _own_or_spare(name: str, names: Iterable[str], own: dict[str, str], spare: tuple[str, ...]) -> str:
   if name in own:
     return own[name]

@@ -2,13 +2,15 @@
 
 import json
 import shlex
-from typing import Iterator, Mapping
+from typing import Iterator, Mapping, Sequence
 
-from nasformer.report import palette, tables
-from nasformer.report.load import BASELINE, Model, Run
-from nasformer.report.markup import bar, dot, table, text
-from nasformer.report.numbers import Number, compared, milliseconds, percent, si, three_digits
+from nasformer.report import palette, tables, translations
+from nasformer.report.markup import bar, dot, missing, named, table, text
+from nasformer.report.measures import COSTS, Metric, yardstick
+from nasformer.report.numbers import Number, compared, interval, lower_first, milliseconds, si, three_digits
+from nasformer.report.run import BASELINE, Model, Run, called
 from nasformer.report.verdict import verdict
+from nasformer.types import TranslationSpec
 
 Drawings = Mapping[str, str]
 
@@ -18,10 +20,10 @@ DUPLICATE, REJECTED = palette.RULE, palette.SOFT
 def first_screen(run: Run, drawings: Drawings) -> Iterator[str]:
   """What was found, in words and in one card per arm."""
   data, found = run.experiment["dataset"], verdict(run)
-  seeds = f"{len(run.seeds)} seed{'s' * (len(run.seeds) != 1)}"
+  seeds, examples = f"{len(run.seeds)} seed{'s' * (len(run.seeds) != 1)}", yardstick(run).examples
   yield (f'<p class="soft note">nasformer report · {text(data["name"])} · {data["num_train"]:,} training,'
-         f' {data["num_val"]:,} validation, {data["num_test"]:,} test examples · '
-         f"{len(data['class_names'])} classes · {seeds} · {text(run.experiment['device'])}</p>")
+         f' {data["num_val"]:,} validation, {data["num_test"]:,} test {examples} · '
+         f"{text(yardstick(run).described(data))} · {seeds} · {text(run.experiment['device'])}</p>")
   yield f"<h1>{text(found.title)}</h1>"
   first, *others = found.lines
   yield f"<p>{text(first)}</p>"
@@ -34,45 +36,64 @@ def comparison(run: Run, drawings: Drawings) -> Iterator[str]:
   """The table of arms, and of every seed."""
   yield "<h2>Comparison</h2>"
   if not run.models:
-    yield _missing("no winner has been found; the stage search finds them")
+    yield missing("no winner has been found; the stage search finds them")
     return
-  heads, basis = [metric.label for metric in tables.METRICS], tables.basis(run)
-  rows = [[_arm(run, arm), *(f"<b>{shown}</b>" if best else shown for shown, best in row)]
-          for arm, row in tables.cells(run)]
-  yield table(["arm", *heads], rows)
+  yard, basis = yardstick(run), tables.basis(run)
+  yield _compared(run, yard.metrics)
   yield (f'<p class="soft note">{basis[0].upper()}{basis[1:]}; bold is the best of a column. Inherited: with the'
          " weights of the supernet as they are. Retrained: trained from scratch, alone. The search never saw the test"
-         f" split. {text(run.experiment['counting'])}</p>")
+         f" split. {yard.notes}{text(run.experiment['counting'])}</p>")
+  if yard.more and any(model.test for model in run.models):
+    yield f"<h3>More of the test split</h3>{_compared(run, yard.more)}"
+    yield f'<p class="soft note">{yard.more_notes}</p>'
+    yield from translations.signatures(run)
   if len(run.seeds) > 1:
-    rows = [[_arm(run, model.arm), str(model.seed), *(_value(metric, model) for metric in tables.METRICS)]
+    metrics = (*yard.metrics, *yard.more)
+    rows = [[named(run, model.arm), str(model.seed), *(tables.as_text(metric, model) for metric in metrics)]
             for arm in run.arms for model in run.of(arm)]
-    yield f"<details><summary>Every seed</summary>{table(['arm', 'seed', *heads], rows)}</details>"
+    yield (f"<details><summary>Every seed</summary>{table(['arm', 'seed', *(x.label for x in metrics)], rows)}"
+           "</details>")
+  yield from translations.against_baseline(run)
 
 
 def against_cost(run: Run, drawings: Drawings) -> Iterator[str]:
   """The fronts of the search beside the retrained networks."""
-  yield "<h2>Accuracy against cost</h2>"
+  yard = yardstick(run)
+  yield f"<h2>{yard.topic} against cost</h2>"
   yield from _grid(drawings, ["fronts", "retrained"])
   if "retrained" not in drawings:
-    yield _missing("nothing has been retrained; the stages retrain and evaluate give the test accuracy")
+    quality = lower_first(yard.test.label.split(",")[0])
+    yield missing(f"nothing has been retrained; the stages retrain and evaluate give the {quality}")
+  yield from translations.lengths(run)
 
 
 def architectures(run: Run, drawings: Drawings) -> Iterator[str]:
   """Every winner, layer by layer."""
   yield "<h2>What was chosen in each layer</h2>"
   if not run.models:
-    yield _missing("no winner has been found; the stage search finds them")
+    yield missing("no winner has been found; the stage search finds them")
     return
-  yield ('<p class="soft">A bar is a layer: its colour is the attention kind, its height the FFN width, the number on'
-         " it the number of heads.</p>")
+  if isinstance(run.models[0].spec, TranslationSpec):
+    yield ('<p class="soft">A column is a layer: first those of the encoder, then those of the decoder. A square is an'
+           " attention module, self-attention above cross-attention: its colour is the attention kind, the number in it"
+           " the number of heads. Span: how many of the last encoder layers cross-attention attends to. A bar is the"
+           " width of the MLP.</p>")
+  else:
+    yield ('<p class="soft">A bar is a layer: its colour is the attention kind, its height the FFN width, the number on'
+           " it the number of heads.</p>")
   yield from _grid(drawings, [f"layers_{arm}" for arm in run.arms])
+
+
+def examples(run: Run, drawings: Drawings) -> Iterator[str]:
+  """Some translations, where the task makes any."""
+  yield from translations.side_by_side(run)
 
 
 def search(run: Run, drawings: Drawings) -> Iterator[str]:
   """Progress of the searches, and what became of their candidates."""
   yield "<h2>The search</h2>"
   if not run.trials:
-    yield _missing("no candidate has been evaluated; the stage search does that")
+    yield missing("no candidate has been evaluated; the stage search does that")
   yield from _grid(drawings, ["best", "hypervolume"])
   if any(model.search for model in run.models):
     limits = ", ".join(f"{cost} at most {si(limit)}" for cost, limit in run.limits.items())
@@ -82,15 +103,16 @@ def search(run: Run, drawings: Drawings) -> Iterator[str]:
 
 
 def agreement(run: Run, drawings: Drawings) -> Iterator[str]:
-  """Whether inherited accuracy ranks networks as retraining does."""
+  """Whether the weights of the supernet rank networks as retraining does."""
   yield "<h2>Does the supernet rank networks as retraining does?</h2>"
   rows = tables.agreement(run)
   if not rows:
-    yield _missing("fewer than two networks have been retrained")
+    yield missing("fewer than two networks have been retrained")
     return
   heads = ["predictor", "τ, all networks", f"τ, within ±{100 * tables.NARROW:.0f}% of the median size"]
   shown = [[row["predictor"], _tau(row, "all"), _tau(row, "narrow")] for row in rows]
-  note = ("Kendall's τ with the retrained validation accuracy: 1 is the same order, 0 no relation, −1 the reverse."
+  note = (f"Kendall's τ with the retrained validation {yardstick(run).searched}:"
+          " 1 is the same order, 0 no relation, −1 the reverse."
           " The number of parameters is there for comparison: it needs no supernet."
           f" With {rows[0]['num_all']} networks τ is an indication only.")
   yield _beside(drawings, "agreement", f'{table(heads, shown)}<p class="soft note">{note}</p>')
@@ -101,15 +123,15 @@ def latency(run: Run, drawings: Drawings) -> Iterator[str]:
   yield "<h2>Measured latency</h2>"
   models = [model for arm in run.arms for model in run.of(arm) if model.latency_ms]
   if not models:
-    yield _missing("latency has not been measured; the stage evaluate does that")
+    yield missing("latency has not been measured; the stage evaluate does that")
     return
   twice = any(model.search_ms is not None for model in models)
   heads = ["arm", "seed", *["in the search"] * twice, "in the end, median" if twice else "median", "10% to 90%"]
-  rows = [[_arm(run, model.arm), str(model.seed), *_latency_cells(run, model, twice)] for model in models]
+  rows = [[named(run, model.arm), str(model.seed), *_latency_cells(run, model, twice)] for model in models]
   runs = " or ".join(f"{runs:,}" for runs in sorted({model.latency_ms["runs"] for model in models}))
   limit = f"The limit was {milliseconds(run.limits['latency_ms'])}. " if "latency_ms" in run.limits else ""
   note = (f"{limit}Milliseconds, {runs} runs of the small compiled network on {text(run.latency['device'])}, batch"
-          f" {run.latency['batch']}. Other devices may order the networks differently.")
+          f" {run.latency['batch']}. {yardstick(run).timed}Other devices may order the networks differently.")
   yield _beside(drawings, "latency", f'{table(heads, rows)}<p class="soft note">{note}</p>')
 
 
@@ -117,7 +139,7 @@ def training(run: Run, drawings: Drawings) -> Iterator[str]:
   """Loss curves and the time that each stage took."""
   yield "<h2>Training</h2>"
   if not run.curves:
-    yield _missing("no training has written its metrics")
+    yield missing("no training has written its metrics")
   yield from _grid(drawings, ["supernet_loss", "retrain_loss"])
   stages = dict.fromkeys(row["stage"] for row in run.timings if "compilations" in row)  # the others are parts of these
   if stages:
@@ -143,25 +165,28 @@ def origin(run: Run, drawings: Drawings) -> Iterator[str]:
   yield '<p class="soft note">Beside this page lie its pictures as PNG and its numbers as CSV, with every digit.</p>'
 
 
-SECTIONS = (first_screen, comparison, against_cost, architectures, search, agreement, latency, training, origin)
+SECTIONS = (first_screen, comparison, against_cost, architectures, examples, search, agreement, latency, training,
+            origin)
+
+
+def _compared(run: Run, metrics: Sequence[Metric]) -> str:
+  rows = [[named(run, arm), *(f"<b>{shown}</b>" if best else shown for shown, best in row)]
+          for arm, row in tables.cells(run, metrics)]
+  return table(["arm", *(metric.label for metric in metrics)], rows)
 
 
 def _card(run: Run, arm: str) -> str:
-  row = tables.spreads(run, arm)
-  name = "test_retrained" if row["test_retrained"] else "val_inherited"
-  costs = {metric.label.split(",")[0]: metric.show(row[metric.name].mean)
-           for metric in tables.METRICS if metric.best is min and row[metric.name]}
+  row, yard = tables.spreads(run, arm), yardstick(run)
+  metric = yard.test if row[yard.test.name] else yard.inherited
+  ends = {metric.interval(model) for model in run.of(arm)}
+  facts = {"95% interval": interval(*ends.pop(), metric.unit.brief)} if len(ends) == 1 and None not in ends else {}
+  facts |= {cost.label.split(",")[0]: cost.unit.table(row[cost.name].mean) for cost in COSTS if row[cost.name]}
   if arm != BASELINE and run.of(BASELINE):
-    costs["vs. baseline"] = compared(row["flops"].mean, tables.spreads(run, BASELINE)["flops"].mean, "FLOPs")
-  details = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in costs.items())
-  return (f'<div class="card" style="--arm:{palette.colour(arm, run.arms)}"><h3>{_called(arm)}</h3>'
-          f'<p class="big">{row[name].show(percent)} <small>{tables.METRIC[name].label.lower()}</small></p>'
+    facts["vs. baseline"] = compared(row["flops"].mean, tables.spreads(run, BASELINE)["flops"].mean, "FLOPs")
+  details = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in facts.items())
+  return (f'<div class="card" style="--arm:{palette.colour(arm, run.arms)}"><h3>{text(called(arm))}</h3>'
+          f'<p class="big">{row[metric.name].show(metric.unit.brief)} <small>{metric.axis}</small></p>'
           f"<dl>{details}</dl></div>")
-
-
-def _value(metric: tables.Metric, model: Model) -> str:
-  value = metric.of(model)
-  return "–" if value is None else metric.show(value)
 
 
 def _effort(run: Run) -> str:
@@ -174,7 +199,7 @@ def _effort(run: Run) -> str:
           "asked", "evaluated", "duplicates", *(f"rejected_{cost}" for cost in costs)))
       pieces = ((evaluated, palette.colour(arm, run.arms)), (duplicates, DUPLICATE), (sum(turned), REJECTED))
       total = max(sum(count for count, _ in pieces), 1)
-      rows.append([_arm(run, arm), *(f"{count:,}" for count in (asked, evaluated, duplicates, *turned)),
+      rows.append([named(run, arm), *(f"{count:,}" for count in (asked, evaluated, duplicates, *turned)),
                    bar([(count / total, colour) for count, colour in pieces])])
   heads = ["arm", "asked for", "evaluated", "seen before", *(f"over the {cost} limit" for cost in costs), "shares"]
   return (f'{table(heads, rows)}<p class="soft note">Sums over seeds. A proposal over a counted limit is turned away'
@@ -209,15 +234,3 @@ def _grid(drawings: Drawings, names: list[str]) -> Iterator[str]:
 def _beside(drawings: Drawings, name: str, markup: str) -> str:
   drawn = drawings[name] if name in drawings else ""
   return f'<div class="grid">{drawn}<div>{markup}</div></div>'
-
-
-def _arm(run: Run, arm: str) -> str:
-  return dot(palette.colour(arm, run.arms)) + _called(arm)
-
-
-def _called(arm: str) -> str:
-  return "hand-made baseline" if arm == BASELINE else text(arm)
-
-
-def _missing(what: str) -> str:
-  return f'<p class="soft">Not here yet: {text(what)}.</p>'

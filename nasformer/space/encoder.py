@@ -6,19 +6,17 @@ Sizes are nested: a smaller choice is the leading part of a larger one.
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Int
 
 from nasformer.space.base import Gene, Part, Space
 from nasformer.types import EncoderSpec, LayerSpec, UserError
 
 
-@struct.dataclass
-class Reading:
+class Reading(NamedTuple):
   """A genome as the supernet reads it: positions in the space's lists of choices, and the depth itself."""
 
   embed: Int[Array, "*P"]

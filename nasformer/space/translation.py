@@ -9,11 +9,10 @@ table of choices for translation could not be obtained.
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Int
 
 from nasformer.space.base import Gene, Part, Space
@@ -23,8 +22,7 @@ _LISTS = ("encoder_embed_dim", "decoder_embed_dim", "encoder_depth", "decoder_de
           "encoder_heads", "decoder_heads", "cross_heads", "span", "encoder_kinds", "decoder_kinds", "cross_kinds")
 
 
-@struct.dataclass
-class Reading:
+class Reading(NamedTuple):
   """A genome as the supernet reads it: positions in the space's lists of choices, and the depths themselves."""
 
   encoder_embed: Int[Array, "*P"]
@@ -161,7 +159,7 @@ class Translation(Space):
     return sizes | {"num_heads": rest[0], "head_dim": self.qkv_dim // rest[0]}
 
   def decode(self, genes: np.ndarray) -> TranslationSpec:
-    values = self.values(self.canonical(genes))
+    values = self.values(genes)
 
     def layer(side, number):
       return {name: options[0] if f"{side}.{number}.{name}" not in values else values[f"{side}.{number}.{name}"]

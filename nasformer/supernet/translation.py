@@ -115,7 +115,7 @@ class TranslationSupernet:
     return small
 
   def _attention_cut(self, side, dim, kind, heads) -> slicing.Cut:
-    declared = self.net.encoder_attention_tensors(dim, LayerSpec(kind, heads, self.space.qkv_dim // heads, 0))
+    declared = self.net.attention_tensors(dim, LayerSpec(kind, heads, self.space.qkv_dim // heads, 0))
     return self._cut(declared, "attention", kind, max(self.space.fields[side]["num_heads"]))
 
   def _cross_cut(self, dim, source_dim, kind, heads) -> slicing.Cut:

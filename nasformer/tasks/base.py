@@ -10,6 +10,7 @@
   `timed(network)`                       what latency is measured on
   `judge(network, params, split, info)`  what is measured once, in the end, such as BLEU
   `compare(outputs, baseline, split)`    how what two networks made of it differs, where `judge` gives "outputs" (lines of text)
+  `facts(net, spec)`                     what is to be told of a network beside its costs
   `signatures(info)`                     how exactly the metrics of `judge` were computed
   `deployed(network, info, workdir)`     what people use: (params, anything) -> anything
   `headline`                             the metric that networks are compared by in the end

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Callable, ClassVar, Mapping
+from typing import Any, Callable, ClassVar, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from nasformer.nets.vision import Vision, VisionNet, VisionTransformer
 from nasformer.ops import losses, metrics
 from nasformer.space.encoder import Encoder
 from nasformer.tasks.base import check_parts
-from nasformer.types import Params, UserError
+from nasformer.types import EncoderSpec, Params, UserError
 
 Batch = Mapping[str, Array]
 
@@ -83,6 +83,10 @@ class ImageClassification:
 
   def judge(self, network: VisionTransformer, params: Params, split: Split, info: Info) -> dict[str, float]:
     """What is measured in the end beside `metrics`: nothing."""
+    return {}
+
+  def facts(self, net: VisionNet, spec: EncoderSpec) -> dict[str, Any]:
+    """What is to be told of a network beside its costs: nothing."""
     return {}
 
   def signatures(self, info: Info) -> dict[str, str]:

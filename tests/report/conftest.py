@@ -1,4 +1,4 @@
-"""A made-up work directory with every file that the stages write."""
+"""Made-up work directories, of images and of translation, with every file that the stages write."""
 
 import json
 import pathlib
@@ -19,12 +19,27 @@ EXPERIMENT = {
 }
 
 
+TEXT = EXPERIMENT | {
+    "headline": "bleu",
+    "counting": "FLOPs = 2 x multiply-adds for a source and a target of 30 tokens; embeddings are left out.",
+    "dataset": {"name": "captions", "source_language": "en", "target_language": "de", "source_vocab": 512,
+                "target_vocab": 512, "joint": True, "max_length": 48, "lengths": [48], "fingerprint": "ea9a46",
+                "note": "Captions made up for tests.", "num_train": 2000, "num_val": 400, "num_test": 40},
+}
+SIGNATURES = {"bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
+              "chrf": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0",
+              "bleu_tokenised": "nrefs:1|case:mixed|eff:no|tok:moses-de-0.2.1+compounds|smooth:exp|version:2.6.0"}
+WORDS = {"a": "ein", "man": "Mann", "dog": "Hund", "runs": "läuft", "sleeps": "schläft", "through": "durch",
+         "the": "die", "old": "alte", "white": "weiße", "street": "Straße", "and": "und", "laughs": "lacht",
+         "<now>": "<jetzt>"}
+
+
 def make_workdir(
     path: pathlib.Path, seeds=(0,), arms=tuple(ARMS), limits={"flops": 1.0e6}, generations=12, population=24,
-    until="evaluate",
+    until="evaluate", task="images",
 ) -> pathlib.Path:
-  """Writes the files of every stage up to `until`: "train", "search", "retrain" or "evaluate"."""
-  write_json(path / "experiment.json", EXPERIMENT)
+  """Writes the files of every stage up to `until` ("train", "search", "retrain", "evaluate") of "images" or "text"."""
+  write_json(path / "experiment.json", EXPERIMENT if task == "images" else TEXT)
   searches = [_search(arm, seed, generations, population) for seed in seeds for arm in arms]
   for seed in seeds:
     _write_curve(path / f"supernet/seed{seed}", seed, 2.3, 40)
@@ -34,6 +49,8 @@ def make_workdir(
     return path
   winners = [_winner(trials, limits) for trials in searches] + [_baseline(seed) for seed in seeds]
   winners.sort(key=lambda row: row["seed"])
+  if task == "text":
+    winners = [row | {"spec": _translation_spec(row)} for row in winners]
   write_lines(path / "trials.jsonl", [row for trials in searches for row in trials])
   write_json(path / "winner.json", {"main": arms[0], "limits": limits, "winners": winners})
   if "latency_ms" in limits:
@@ -45,7 +62,11 @@ def make_workdir(
     _write_curve(path / f"retrain/{row['arm']}/seed{row['seed']}", 100 + i, 2.2, 20)
   if until == "retrain":
     return path
-  write_json(path / "results.json", {"rows": [_result(row) for row in winners]})
+  results = [_result(row) for row in winners]
+  if task == "text":
+    results = [_translated(row) for row in results]
+    _write_outputs(path / "outputs", results)
+  write_json(path / "results.json", {"signatures": SIGNATURES if task == "text" else {}, "rows": results})
   write_json(path / "latency.json", {"device": "cpu: AMD EPYC x2", "batch": 1, "rows": [*map(_latency, winners)]})
   return path
 
@@ -125,7 +146,64 @@ def _write_curve(folder: pathlib.Path, seed: int, start: float, num: int) -> Non
       for i in range(num)])
 
 
+def _translation_spec(row: dict) -> dict:
+  rng = _rng(row["arm"], row["seed"], 13)
+  baseline = row["arm"] == "baseline"
+  kinds = ("softmax",) if baseline else ARMS[row["arm"]]
+
+  def layer(decoder):
+    heads, cross = (4, 4) if baseline else map(int, rng.choice([2, 4], 2))
+    sizes = {"kind": str(rng.choice(kinds)), "num_heads": heads, "head_dim": 64 // heads,
+             "ffn_dim": 192 if baseline else int(rng.choice([96, 192, 256]))}
+    more = {"cross_kind": str(rng.choice(kinds)), "cross_num_heads": cross, "cross_head_dim": 64 // cross,
+            "span": int(rng.integers(1, 3))}
+    return sizes | more if decoder else sizes
+
+  return {"encoder_embed_dim": int(rng.choice([64, 96])), "decoder_embed_dim": int(rng.choice([64, 96])),
+          "encoder": [layer(False) for _ in range(rng.integers(2, 4))],
+          "decoder": [layer(True) for _ in range(rng.integers(1, 4))]}
+
+
+def _translated(row: dict) -> dict:
+  """A result as translation has it; losses and BLEU follow the made-up accuracies."""
+  test = row["retrained"]["test"]
+  bleu = 100 * (test["accuracy"] - 0.7)
+  row["retrained"]["val"]["loss"] = 1.06 - row["retrained"]["val"]["accuracy"]
+  test |= {"loss": 1.05 - test["accuracy"], "smoothed_bits": 3.0 - test["accuracy"], "bleu": bleu,
+           "chrf": 1.9 * bleu, "bleu_tokenised": bleu + 0.8, "exact_match": bleu / 200, "bleu_low": bleu - 1.1,
+           "bleu_high": bleu + 1.2}
+  if row["arm"] != "baseline":
+    gain = bleu - 23.5
+    row["against_baseline"] = {"difference": gain, "low": gain - 0.8, "high": gain + 0.9,
+                               "p_value": 0.01 if abs(gain) > 0.8 else 0.4}
+  return row | {"flops_by_length": {str(n): row["flops"] * n // 30 + 10 * n * n for n in (10, 30, 100, 300, 1000)}}
+
+
+def _write_outputs(folder: pathlib.Path, rows: list[dict], num: int = 40) -> None:
+  """Sentences of 3 to 12 words, and translations that leave out a word here and there."""
+  rng = _rng("captions")
+  sources = [list(rng.choice(list(WORDS), rng.integers(3, 13))) for _ in range(num)]
+  references = [[WORDS[word] for word in source] for source in sources]
+  write_text(folder / "source.txt", sources)
+  write_text(folder / "reference.txt", references)
+  for row in rows:
+    rng = _rng(row["arm"], row["seed"], 17)
+    said = [[word for word in line if rng.random() > 0.15] for line in references]
+    write_text(folder / row["arm"] / f"seed{row['seed']}.txt", said)
+
+
+def write_text(path: pathlib.Path, sentences) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes("".join(" ".join(words) + "\n" for words in sentences).encode())
+
+
 @pytest.fixture
 def workdir(tmp_path):
   """Makes work directories: `workdir(seeds=(0, 1), until="search")`."""
   return lambda **options: make_workdir(tmp_path / "run", **options)
+
+
+@pytest.fixture(params=["images", "text"])
+def any_workdir(request, tmp_path):
+  """The same, of both tasks."""
+  return lambda **options: make_workdir(tmp_path / "run", task=request.param, **options)

@@ -4,7 +4,8 @@ import html.parser
 
 import pytest
 
-from nasformer.report import markup
+from nasformer.report import markup, palette
+from nasformer.report.load import load
 
 SVG = """<?xml version="1.0"?><!DOCTYPE svg PUBLIC "x" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">
 <svg xmlns:xlink="http://www.w3.org/1999/xlink" width="324pt" height="244.8pt" viewBox="0 0 324 244.8"
@@ -55,6 +56,13 @@ def test_a_page_escapes_its_title_and_is_whole():
   text = markup.page("a & b", ["<p>one</p>", "<p>two</p>"])
   assert "<title>a &amp; b</title>" in text and "<p>one</p>\n<p>two</p>" in text and well_formed(text)
   assert 'name="viewport"' in text
+
+
+def test_names_have_the_colour_of_their_arm_and_gaps_are_escaped(workdir):
+  run = load(workdir(generations=1, population=2, until="search"))
+  assert markup.named(run, "mixed") == markup.dot(palette.COLOURS["mixed"]) + "mixed"
+  assert markup.named(run, "baseline").endswith("hand-made baseline")
+  assert "Not here yet: a &lt; b." in markup.missing("a < b")
 
 
 @pytest.mark.parametrize("parts, widths", [([(0.25, "#111"), (0.75, "#222")], ["25.00%", "75.00%"]), ([], [])])

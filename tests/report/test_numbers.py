@@ -29,6 +29,7 @@ def test_units_share_decimals_between_mean_and_deviation():
   assert numbers.percent(0.975, 0.0031) == "97.5 ± 0.3%"
   assert numbers.percent2(0.97512, 0.0031) == "97.51 ± 0.31%"
   assert numbers.percent(1.0, 0.0) == "100.0%"
+  assert numbers.tenths(27.31, 0.24) == "27.3 ± 0.2" and numbers.thousandths(2.10449) == "2.104"
   assert numbers.milliseconds(0.6693, 0.0091) == "0.669 ± 0.009 ms"
   assert numbers.milliseconds(12.345) == "12.3 ms"
   assert numbers.milliseconds(1234.5) == "1234 ms"
@@ -41,3 +42,14 @@ def test_units_share_decimals_between_mean_and_deviation():
 ])
 def test_compared(ours, theirs, text):
   assert numbers.compared(ours, theirs, "FLOPs") == text
+
+
+def test_intervals_stay_on_one_line():
+  assert numbers.interval(-0.31, 1.42, numbers.tenths) == "[−0.3,\N{NO-BREAK SPACE}1.4]"
+
+
+@pytest.mark.parametrize("text, lower", [
+    ("Test accuracy, retrained", "test accuracy, retrained"), ("FLOPs", "FLOPs"),
+    ("BLEU, tokenised", "BLEU, tokenised"), ("chrF", "chrF"), ("", "")])
+def test_labels_become_part_of_a_sentence(text, lower):
+  assert numbers.lower_first(text) == lower

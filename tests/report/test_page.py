@@ -10,9 +10,11 @@ from nasformer.report import page
 from nasformer.report.load import load
 from nasformer.types import UserError
 
-HEADINGS = ("Comparison", "Accuracy against cost", "What was chosen in each layer", "The search",
-            "Does the supernet rank networks as retraining does?", "Measured latency", "Training",
-            "How to get these numbers again")
+LAST = ("The search", "Does the supernet rank networks as retraining does?", "Measured latency", "Training",
+        "How to get these numbers again")
+LAYERS = "What was chosen in each layer"
+HEADINGS = {"images": ("Comparison", "Accuracy against cost", LAYERS, *LAST),
+            "text": ("Comparison", "BLEU against cost", LAYERS, "Translations side by side", *LAST)}
 ALONE = ("fronts", "retrained", "best", "hypervolume", "agreement", "latency", "supernet_loss", "retrain_loss")
 
 
@@ -20,24 +22,25 @@ def written(path):
   return {file.name: file.read_bytes() for file in sorted((path / "report").iterdir())}
 
 
-def test_everything_is_there(workdir):
-  path = workdir(seeds=(0, 1, 2))
+@pytest.mark.parametrize("task", HEADINGS)
+def test_everything_is_there(workdir, task):
+  path = workdir(seeds=(0, 1, 2), task=task)
   assert page.write(path) == path / "report" / "index.html"
   names = set(written(path))
   assert {f"{name}.png" for name in ALONE} | {f"layers_{arm}.png" for arm in load(path).arms} <= names
   assert {f"{name}.csv" for name in page.SHEETS} <= names and not any(name.endswith(".part") for name in names)
   text = (path / "report" / "index.html").read_text()
-  assert re.findall("<h2>(.*?)</h2>", text) == list(HEADINGS)
+  assert re.findall("<h2>(.*?)</h2>", text) == list(HEADINGS[task])
   assert text.count("<svg ") == len(ALONE) + 4 and "Not here yet" not in text
 
 
-def test_the_page_needs_no_network(workdir):
-  text = page.write(workdir()).read_text()
+def test_the_page_needs_no_network(any_workdir):
+  text = page.write(any_workdir()).read_text()
   assert not re.search(r"https?://|src=|<link|<script|@import|url\((?!#)", text)
 
 
-def test_ids_are_unique_and_every_reference_is_met(workdir):
-  text = page.write(workdir(seeds=(0, 1))).read_text()
+def test_ids_are_unique_and_every_reference_is_met(any_workdir):
+  text = page.write(any_workdir(seeds=(0, 1))).read_text()
   ids = re.findall(r' id="([^"]*)"', text)
   used = set(re.findall(r'href="#([^"]*)"', text)) | set(re.findall(r"url\(#([^)]*)\)", text))
   assert len(ids) == len(set(ids)) and used <= set(ids)
@@ -56,6 +59,18 @@ def test_the_page_says_what_honesty_asks_for(workdir):
   assert "The limit was 0.700 ms." in text and "<b>over the limit</b>" in text and "in the search" in text
 
 
+def test_the_page_of_a_translation_says_how_it_was_scored(workdir):
+  path = workdir(task="text")
+  text = page.write(path).read_text()
+  for signature in json.loads((path / "results.json").read_text())["signatures"].values():
+    assert signature in text
+  experiment = json.loads((path / "experiment.json").read_text())
+  assert experiment["counting"] in text and experiment["dataset"]["note"] in text
+  assert "2,000 training, 400 validation, 40 test sentences · en to de · vocabulary of 512 tokens" in text
+  assert "bars are 95% intervals" in text and "6.238 nats per token (guessing)" in text  # ln 512
+  assert "accuracy" not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.S).lower()
+
+
 def test_tables_hold_the_numbers_of_the_results(workdir):
   path = workdir()
   text = page.write(path).read_text()
@@ -66,8 +81,8 @@ def test_tables_hold_the_numbers_of_the_results(workdir):
 
 
 @pytest.mark.parametrize("until", ["train", "evaluate"])
-def test_the_same_files_give_the_same_bytes(workdir, until):
-  path = workdir(until=until, generations=2, population=6)
+def test_the_same_files_give_the_same_bytes(any_workdir, until):
+  path = any_workdir(until=until, generations=2, population=6)
   page.write(path)
   first = written(path)
   page.write(path)
@@ -77,14 +92,14 @@ def test_the_same_files_give_the_same_bytes(workdir, until):
 @pytest.mark.parametrize("until, gaps", [("train", 6), ("search", 3), ("retrain", 3)])
 def test_what_has_not_run_yet_is_named(workdir, until, gaps):
   text = page.write(workdir(until=until)).read_text()
-  assert re.findall("<h2>(.*?)</h2>", text) == list(HEADINGS)
+  assert re.findall("<h2>(.*?)</h2>", text) == list(HEADINGS["images"])
   assert text.count("Not here yet") == gaps
 
 
 @pytest.mark.parametrize("options", [
     {"generations": 1, "population": 1}, {"limits": {}}, {"arms": ("linear",)}, {"seeds": (7,)}])
-def test_small_and_unusual_runs(workdir, options):
-  text = page.write(workdir(**options)).read_text()
+def test_small_and_unusual_runs(any_workdir, options):
+  text = page.write(any_workdir(**options)).read_text()
   assert "nan" not in re.sub(r"<[^>]*>", " ", text).lower().split()
   assert ("No limit was set" in text) == ("limits" in options)
 

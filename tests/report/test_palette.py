@@ -22,3 +22,9 @@ def test_the_usual_names_never_change_and_order_does_not_matter(look):
 def test_more_names_than_colours_go_round():
   names = [f"arm{i:02}" for i in range(9)]
   assert {palette.colour(name, names) for name in names} == set(palette.SPARE_COLOURS)
+
+
+@pytest.mark.parametrize("background, ink", [
+    ("#FFFFFF", palette.INK), ("#000000", "#FFFFFF"), ("#0072B2", "#FFFFFF"), ("#56B4E9", palette.INK)])
+def test_writing_can_be_read_on_its_background(background, ink):
+  assert palette.ink_on(background) == ink

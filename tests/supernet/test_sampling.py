@@ -1,5 +1,5 @@
-import types
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp

@@ -26,7 +26,7 @@ def test_take_by_hand():
 
 def test_take_of_a_layer_and_under_other_names():
   stored = draw({"a.w": (5, 4, 3, 2), "shared.b": (5, 4)})
-  cut = slicing.Cut(SMALL, {"w": "a.w", "b": "shared.b"})
+  cut = slicing.Cut(SMALL, {"w": "a.w", "b": "shared.b"}, SMALL)
   for layer in range(5):
     for number in (layer, jnp.int32(layer)):
       small = cut.take(stored, number)
@@ -51,7 +51,8 @@ def test_add_is_the_transpose_of_take():
 
 
 def test_a_tensor_that_two_roles_share_collects_both_gradients():
-  cut = slicing.Cut({"one": SMALL["b"], "two": SMALL["b"]}, {"one": "b", "two": "b"})
+  roles = {"one": SMALL["b"], "two": SMALL["b"]}
+  cut = slicing.Cut(roles, {"one": "b", "two": "b"}, roles)
   added = cut.add({"b": jnp.zeros((1, 4))}, {"one": jnp.ones(2), "two": jnp.full(2, 10.0)}, 0)
   np.testing.assert_array_equal(added["b"], [[11, 11, 0, 0]])
 

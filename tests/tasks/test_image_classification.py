@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from nasformer import attention, registry, tasks
+from nasformer import attention, registry
 from nasformer.attention.softmax import Softmax
 from nasformer.data.augment import Augment
 from nasformer.data.base import Info
 from nasformer.nets.vision import Vision, VisionTransformer
+from nasformer.space.encoder import Encoder
 from nasformer.tasks.image_classification import ImageClassification
 from nasformer.types import EncoderSpec, LayerSpec, UserError
 
@@ -60,21 +61,23 @@ def test_prepare_changes_images_only():
 
 def test_build_takes_all_from_the_data():
   kinds = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
-  net = ImageClassification(net=Vision(2, "gelu")).build(INFO, kinds)
+  net = ImageClassification(net=Vision(2, "gelu")).build(INFO, Encoder(), kinds)
   assert (net.image_shape, net.num_classes, net.mean, net.std) == ((4, 6, 2), 3, INFO.mean, INFO.std)
   assert net.config == Vision(2, "gelu") and all(net.kind(name) == kind for name, kind in kinds.items())
 
 
-def test_example_has_the_shapes_of_a_batch():
-  example = ImageClassification().example(INFO, 5)
-  assert {name: (leaf.shape, leaf.dtype) for name, leaf in example.items()} == {
-      "image": ((5, 4, 6, 2), jnp.uint8), "label": ((5,), jnp.int32)}
+def test_inputs_and_example_are_images():
+  task = ImageClassification(net=Vision(2))
+  example = task.example(task.build(INFO, Encoder(), {}), 5)
+  assert (example.shape, example.dtype) == ((5, 4, 6, 2), np.uint8)
+  images = jnp.asarray(example)
+  assert task.inputs({"image": images, "label": LABELS}) is images
 
 
 def test_the_loss_falls():
   """Of a small network on 16 random images, which it can learn by heart."""
   task, rng = ImageClassification(net=Vision(2)), np.random.default_rng(0)
-  net = task.build(INFO, {"softmax": Softmax()})
+  net = task.build(INFO, Encoder(), {"softmax": Softmax()})
   batch = {"image": jnp.asarray(rng.integers(0, 256, (16, 4, 6, 2)), jnp.uint8), "label": jnp.arange(16) % 3}
   module, optimizer = VisionTransformer(net, EncoderSpec(8, (LayerSpec("softmax", 2, 4, 16),))), optax.adam(1e-2)
   loss = lambda params: task.loss(module.apply({"params": params}, batch["image"]), batch).mean()
@@ -98,9 +101,3 @@ def test_the_loss_falls():
 def test_mistakes_are_told(smoothing):
   with pytest.raises(UserError, match=f"task.label_smoothing={smoothing}: it must be at least 0 and below 1"):
     ImageClassification(label_smoothing=smoothing)
-
-
-def test_every_row_of_the_table_is_a_task():
-  for name in tasks.TABLE:
-    task = registry.lookup(tasks.TABLE, name)()
-    assert all(callable(getattr(task, method)) for method in ("build", "prepare", "loss", "metrics", "example"))

@@ -1,0 +1,43 @@
+"""`--stages=translate`: translates text with the winner of a work directory."""
+
+import pathlib
+import sys
+from typing import Iterator
+
+from nasformer import deploy
+from nasformer.data import files
+from nasformer.types import UserError
+
+
+def translate(workdir: pathlib.Path, source: str | None, arm: str | None = None, n_best: int = 1) -> Iterator[str]:
+  """Lines to print, one for each line of the input, or `n_best` with their scores in front.
+
+  Args:
+    workdir: of a translation run whose search has ended.
+    source: a text file, plain or .gz; None or "-" reads standard input.
+    arm: which search's winner; the main one if None.
+    n_best: how many translations of each line.
+
+  Raises:
+    UserError: the run does not translate, the input is missing, empty or not UTF-8.
+  """
+  translator, params, _ = deploy.load(workdir, arm)
+  if not hasattr(translator, "n_best"):
+    raise UserError(f"--workdir={workdir}: --stages=translate needs a translation run, this one is of another task")
+  beam = translator.decoding.beam
+  if not 1 <= n_best <= beam:
+    raise UserError(f"--n_best={n_best}: it must lie between 1 and {beam}, the beam of this run")
+  sentences = files.text_lines(_standard_input(), "standard input") if source in (None, "-") else files.lines(
+      pathlib.Path(source))
+  cut = translator.too_long(sentences)
+  if cut:
+    print(f"{cut} of {len(sentences)} lines have more than {translator.lengths[-1] - 1} tokens and were cut", file=sys.stderr)
+  for found in translator.n_best(params, sentences):
+    if n_best == 1:
+      yield found[0][0] if found else ""
+    else:
+      yield from (f"{score:.4f}\t{text}" for text, score in found[:n_best])
+
+
+def _standard_input() -> bytes:
+  return sys.stdin.buffer.read()
