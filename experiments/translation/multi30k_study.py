@@ -32,19 +32,18 @@ def get_config(argument="de"):
   unknown = [arm for arm in arms if arm not in ARMS]
   if unknown:
     raise UserError(f"there is no arm {unknown[0]!r} (arms: {', '.join(ARMS)})")
-  train = Training(steps=4000, batch_size=4096, report_every=50, checkpoint_every=250,
-                   optimizer=Optimizer(name="adam", schedule="inverse_sqrt", peak_lr=3e-3, init_lr=1e-7, warmup_steps=600,
-                                       b2=0.98, weight_decay=0.0))
+  train = Training(steps=2000, batch_size=4096, report_every=50, checkpoint_every=250,
+                   optimizer=Optimizer(peak_lr=4e-3, warmup_steps=300, b2=0.98, weight_decay=0.0, clip_norm=1.0))
   return config.open_up(Experiment(
       data=Multi30k(target_language=language, vocab_size=4000, max_length=40, lengths=(16, 24, 40)),
       space=TranslationSpace(encoder_embed_dim=(96, 128), decoder_embed_dim=(96, 128), encoder_depth=(2, 3, 4),
                              decoder_depth=(1, 2, 3, 4), encoder_ffn_dim=(128, 256, 384), decoder_ffn_dim=(128, 256, 384),
                              encoder_heads=(2, 4), decoder_heads=(2, 4), cross_heads=(2, 4), span=(1, 2), qkv_dim=128),
-      task=TranslationTask(net=Translation(dropout=0.3, count_length=16)),
+      task=TranslationTask(net=Translation(norm="pre", dropout=0.15, count_length=16)),
       kinds={"cosformer": CosFormer(max_length=128)},
       train=train,
       search=Search(strategy=Evolution(population=40, num_parents=10, num_mutations=15, num_crossovers=15), generations=8,
                     arms={arm: ARMS[arm] for arm in arms}, limits=Limits(flops=3.05e7), baseline=HAND_MADE,
                     baseline_flops=4.4e7, batch_size=4096),
-      retrain=dataclasses.replace(train, average_last=5),
+      retrain=dataclasses.replace(train, steps=2500, keep_best=True),
   ))
