@@ -6,6 +6,7 @@ from typing import Any, Mapping
 from nasformer.config import component, components
 from nasformer.registry import lookup
 from nasformer import attention
+from nasformer.score.generated import Bleu
 from nasformer.score.latency import Latency
 from nasformer.supernet.sampling import Sampling
 from nasformer.train.optimizer import Optimizer
@@ -132,7 +133,7 @@ class Search:
     if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.arms):
       raise UserError(f"arms={list(self.arms)}: names are made of letters, digits, '_' and '-'")
     if not isinstance(self.score, str) and not hasattr(self.score, "value"):
-      raise UserError(f"score={type(self.score).__name__}: only 'accuracy' and 'loss' can lead a search;"
+      raise UserError(f"score={type(self.score).__name__}: only 'accuracy', 'loss' and 'bleu' can lead a search;"
                       " costs are given as search.limits")
 
 
@@ -165,6 +166,8 @@ class Experiment:
   latency: Latency = Latency()
 
   def __post_init__(self):
+    if isinstance(self.search.score, Bleu) and getattr(self.task, "headline", "bleu") != "bleu":
+      raise UserError("search.score='bleu' needs a task that makes text, such as translation: use 'accuracy' or 'loss'")
     if self.train.keep_best:
       raise UserError("train.keep_best=True: a supernet has no single validation loss; set retrain.keep_best")
     if self.retrain.stability_networks:

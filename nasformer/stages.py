@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from nasformer.data.batching import eval_batches, train_batches
 from nasformer.fitting import Fitting, named
 from nasformer.progress import bar
 from nasformer.score import counts
+from nasformer.score.generated import Bleu
 from nasformer.search import loop as search_loop
 from nasformer.search import winner as choose
 from nasformer.search.costs import CostTable
@@ -136,20 +137,21 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
   config, domains = run.experiment.search, {}
   for arm, rule in config.arms.items():
     with named(f"--config.search.arms.{arm}"):
-      domains[arm] = _domain(run, rule)
+      domains[arm] = _domain(run, rule, config.limits.counted())
       domains[arm].check()
       _latency_checks(run, domains[arm])
   with named("--config.search.baseline"):
-    return domains, _domain(run, config.baseline)
+    limits = config.limits.counted() if config.baseline_flops is None else {"flops": config.baseline_flops}
+    return domains, _domain(run, config.baseline, limits)
 
 
-def _domain(run: Run, rule: str) -> Domain:
+def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   space = run.experiment.space
   narrow = dataclasses.replace(space, restrict=";".join(filter(None, (space.restrict, rule))))
   net = run.supernet.net
   costs = {"params": counts.NumParams(), "flops": counts.NumFlops()}
   tables = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
-  return Domain(narrow, tables, run.experiment.search.limits.counted())
+  return Domain(narrow, tables, limits)
 
 
 def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Domain, arm: str, seed: int,
@@ -190,8 +192,6 @@ def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
 def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
   """The largest network with all layers alike that a person would build for the same budget."""
   limits = {"flops": main["flops"], **domain.limits} if "flops" not in domain.limits else domain.limits
-  if run.experiment.search.baseline_flops is not None:
-    limits = {"flops": run.experiment.search.baseline_flops}
   domain = dataclasses.replace(domain, limits=limits)
   genomes = np.stack(list(domain.space.uniform_genomes()))
   inside = genomes[domain.meets(genomes)]
@@ -258,7 +258,17 @@ class Scorer:
     pieces = [genes[i : i + _CAPACITY] for i in range(0, len(genes), _CAPACITY)]
     sums = [self.population(params, piece, self.flops.exact(piece), self.batches) for piece in pieces]
     means = evaluation.means({name: np.concatenate([s[name] for s in sums]) for name in sums[0]})
-    return Score(self.run.experiment.search.score.value(means), means, "inherited", "val")
+    score = self.run.experiment.search.score
+    if isinstance(score, Bleu):
+      means["bleu"] = np.array([self._bleu(params, row, score.sentences) for row in genes])
+    return Score(score.value(means), means, "inherited", "val")
+
+  def _bleu(self, params: Params, genes: np.ndarray, sentences: int) -> float:
+    run = self.run
+    spec = run.experiment.space.decode(genes)
+    split = run.splits.get("val", "search")
+    return run.experiment.task.judge(run.supernet.module(spec), run.supernet.derive(params, spec), split, run.splits.info,
+                                     sentences)["bleu"]
 
   @functools.cached_property
   def population(self) -> PopulationPass:

@@ -19,6 +19,7 @@ from rich.console import Console
 import nasformer
 from nasformer import config, supernet
 from nasformer.data.base import Splits
+from nasformer.data.parallel import TextInfo
 from nasformer.experiment import Experiment
 from nasformer.registry import lookup
 from nasformer.store import files
@@ -51,7 +52,14 @@ class Run:
 
   @functools.cached_property
   def splits(self) -> Splits:
-    return self.experiment.data.load(self.data_dir, self.path)
+    splits, about = self.experiment.data.load(self.data_dir, self.path), self.path / "experiment.json"
+    if isinstance(splits.info, TextInfo) and about.exists():
+      theirs = files.read_json(about)["dataset"]["fingerprint"]
+      if theirs != splits.info.fingerprint:
+        raise UserError(f"--workdir={self.path}: its networks were trained with another vocabulary (fingerprint {theirs[:12]},"
+                        f" now {splits.info.fingerprint[:12]}): bring back {self.path / 'vocabulary'}, or choose another"
+                        " directory")
+    return splits
 
   @functools.cached_property
   def supernet(self) -> Any:

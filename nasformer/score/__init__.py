@@ -3,6 +3,7 @@
 TABLE = {
     "accuracy": "nasformer.score.inherited:Accuracy",
     "loss": "nasformer.score.inherited:Loss",
+    "bleu": "nasformer.score.generated:Bleu",
     "params": "nasformer.score.counts:NumParams",
     "flops": "nasformer.score.counts:NumFlops",
     "latency": "nasformer.score.latency:Latency",

@@ -9,6 +9,7 @@ return `int32[..., G]`.
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import re
 from typing import Any, ClassVar, Iterator, Literal
 
@@ -207,15 +208,15 @@ class Space:
     for i, gene in enumerate(self.genes):
       fields.setdefault(gene.field if gene.site else gene.name, []).append(i)
     options = [[k for k in range(self.allowed.shape[1]) if self.allowed[rows, k].all()] for rows in fields.values()]
-    seen = set()
-    for flat in np.ndindex(*map(len, options)):
-      genes = np.zeros(self.num_genes, np.int32)
-      for rows, allowed, k in zip(fields.values(), options, flat):
-        genes[rows] = allowed[k]
-      genes = np.asarray(self.canonical(genes))
-      if genes.tobytes() not in seen:
-        seen.add(genes.tobytes())
-        yield genes
+    seen, combinations = set(), np.ndindex(*map(len, options))
+    while flat := list(itertools.islice(combinations, 1024)):
+      genomes = np.zeros((len(flat), self.num_genes), np.int32)
+      for rows, allowed, chosen in zip(fields.values(), options, zip(*flat)):
+        genomes[:, rows] = np.array(allowed)[list(chosen), None]
+      for genes in np.asarray(self.canonical(genomes)):
+        if genes.tobytes() not in seen:
+          seen.add(genes.tobytes())
+          yield genes
 
   def log10_size(self) -> float:
     """Decimal logarithm of the number of distinct networks (genomes of one network counted once)."""

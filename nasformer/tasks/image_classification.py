@@ -81,7 +81,8 @@ class ImageClassification:
     """What latency is measured on: (variables, example) -> anything."""
     return network.apply
 
-  def judge(self, network: VisionTransformer, params: Params, split: Split, info: Info) -> dict[str, float]:
+  def judge(self, network: VisionTransformer, params: Params, split: Split, info: Info,
+            limit: int | None = None) -> dict[str, float]:
     """What is measured in the end beside `metrics`: nothing."""
     return {}
 

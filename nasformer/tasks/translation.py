@@ -101,14 +101,15 @@ class TranslationTask:
     length = network.net.config.count_length
     return lambda variables, pair: decoding_lib.generate(sliced, variables["params"], pair.source, length)
 
-  def judge(self, network: TranslationTransformer, params: Params, split: Split, info: TextInfo) -> dict[str, Any]:
+  def judge(self, network: TranslationTransformer, params: Params, split: Split, info: TextInfo,
+            limit: int | None = None) -> dict[str, Any]:
     """Scores of the translations of a part against its untouched references, and the translations themselves.
 
     "bleu", "chrf", "bleu_tokenised" and "exact_match" as in `nasformer.ops.bleu`; "bleu_low" and "bleu_high" enclose BLEU
-    with 95 % confidence (bootstrap); "outputs" are the translations, in order.
+    with 95 % confidence (bootstrap); "outputs" are the translations, in order. Of a part only the first `limit` are read.
     """
     translator = Translator(self.decoding, Sliced(network.net, network.spec), split.vocabularies, split.lengths)
-    hypotheses, references = translator(params, split.sources), list(split.targets)
+    hypotheses, references = translator(params, split.sources[:limit]), list(split.targets[:limit])
     _, low, high = bleu.bootstrap(hypotheses, references)
     return bleu.scores(hypotheses, references, info.target_language) | {
         "bleu_low": low, "bleu_high": high, "outputs": hypotheses}

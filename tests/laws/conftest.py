@@ -99,10 +99,11 @@ class Translations:
     for place, (module, able) in enumerate(self.modules.items(), number):
       mine = [kind for kind in kinds if able is None or getattr(KINDS[kind].can, able)]
       mine = mine[place % len(mine):] + mine[: place % len(mine)]
-      fields |= {f"{module}_kinds": tuple(mine[: 1 + place % 2]), f"{module}_heads": (1, 2) if place % 3 else (2,)}
+      heads = (1, 2) if place % 3 and len(kinds) > 1 else (2,)
+      fields |= {f"{module}_kinds": tuple(mine[: 1 + place % 2]), f"{module}_heads": heads}
     span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((2, 3), (3,)))[number % 3]
-    return dataclasses.replace(SPACES[name], encoder_embed_dim=(6, 8), decoder_embed_dim=(6, 8), encoder_depth=depth,
-                               decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
+    return dataclasses.replace(SPACES[name], encoder_embed_dim=(6, 8), encoder_depth=depth,
+                               decoder_embed_dim=(6, 8)[len(kinds) == 1:], decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
                                qkv_dim=4, **fields)
 
   def small(self, name, module):
@@ -151,12 +152,18 @@ class Case:
   @functools.cached_property
   def logits(self):
     """What the small networks say."""
+    if "_slopes" in self.__dict__:
+      return np.stack([logits for _, logits in self._slopes])
     return np.stack([self._loss(spec)(self.supernet.derive(self.params, spec))[1] for spec in self.specs])
 
-  @functools.cached_property
+  @property
   def grads(self):
     """Gradients of the loss of the small networks."""
-    slope = lambda spec, small: self.family.compiled(jax.grad(self._loss(spec), has_aux=True))(small)[0]
+    return [gradient for gradient, _ in self._slopes]
+
+  @functools.cached_property
+  def _slopes(self):
+    slope = lambda spec, small: self.family.compiled(jax.grad(self._loss(spec), has_aux=True))(small)
     return [slope(spec, self.supernet.derive(self.params, spec)) for spec in self.specs]
 
   def loss(self, logits):
