@@ -24,6 +24,7 @@ jaxtyping.install_import_hook("nasformer", "beartype.beartype")
 
 ROOT = pathlib.Path(__file__).parent.parent
 MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
+MICRO_TEXT = f"--config={ROOT / 'tests' / 'micro_text.py'}"
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
@@ -31,16 +32,17 @@ MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """`python -m nasformer.main` on the micro configuration, in processes that share compiled code."""
+  """`python -m nasformer.main` on a micro configuration, in processes that share compiled code."""
 
   cache: pathlib.Path
+  config: str = MICRO
 
   def start(self, *flags, **options):
     """The running process."""
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, "JAX_COMPILATION_CACHE_DIR": str(self.cache),
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen([sys.executable, "-m", "nasformer.main", MICRO, *flags], cwd=ROOT, env=env, text=True,
+    return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
   def run(self, *flags, **options):
@@ -63,10 +65,25 @@ def program(shared):
 
 
 @pytest.fixture(scope="session")
+def text_program(shared):
+  return Program(shared / "compiled", MICRO_TEXT)
+
+
+@pytest.fixture(scope="session")
 def finished(program, shared):
   """Work directory of an uninterrupted run of all stages, with what it printed in output.txt; copy it to change it."""
-  workdir = shared / "finished"
-  with open(shared / "finished.lock", "w") as lock:
+  return run_once(program, shared, "finished")
+
+
+@pytest.fixture(scope="session")
+def finished_text(text_program, shared):
+  """The same of the translation pipeline."""
+  return run_once(text_program, shared, "finished_text")
+
+
+def run_once(program, shared, name):
+  workdir = shared / name
+  with open(shared / f"{name}.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
     if not (workdir / "output.txt").exists():
       status, output, errors = program.run(f"--workdir={workdir}")

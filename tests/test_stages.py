@@ -32,10 +32,10 @@ def scored(monkeypatch):
   """Function (genes -> accuracies): searches score with it and need no supernet."""
   build = stages._domain
 
-  def domain(run, rule):
-    name = run.experiment.space, rule, *run.experiment.search.limits.counted().items()
+  def domain(run, rule, limits):
+    name = run.experiment.space, rule, *limits.items()
     if name not in DOMAINS:
-      DOMAINS[name] = build(run, rule)
+      DOMAINS[name] = build(run, rule, limits)
     return DOMAINS[name]
 
   def use(quality):

@@ -24,7 +24,7 @@ class CosFormer(KernelCore):
   """cosFormer: ReLU features re-weighted by cos of the distance; linear in the length.
 
   Attributes:
-    causal: see earlier positions only, even where the network is bidirectional. The released CIFAR-10 encoder does so.
+    causal: an encoder's self-attention sees earlier positions only, as in the released CIFAR-10 encoder.
     max_length: M of causal layers and of a decoder's cross-attention; longer inputs are refused.
     angle: "shared" measures positions of both sides by the longer one; "own_length" by their own, which aligns relative
       positions in cross attention.
@@ -41,7 +41,7 @@ class CosFormer(KernelCore):
       raise UserError(f"cosformer.angle={self.angle!r}: it must be 'shared' or 'own_length'")
 
   def past_only(self, context):
-    return context.causal or self.causal
+    return context.causal or (self.causal and not context.stream)
 
   def lengths(self, context, queries, keys):
     fixed = self.past_only(context)

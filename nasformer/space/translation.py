@@ -177,7 +177,8 @@ class Translation(Space):
               "encoder_depth": len(spec.encoder), "decoder_depth": len(spec.decoder)}
     for side in ("encoder", "decoder"):
       for number, row in enumerate(getattr(spec, side)):
-        if row.head_dim * row.num_heads != self.qkv_dim:
+        cross = side == "encoder" or row.cross_head_dim * row.cross_num_heads == self.qkv_dim
+        if row.head_dim * row.num_heads != self.qkv_dim or not cross:
           raise UserError(f"{side} layer {number} {row} is outside the space (qkv_dim {self.qkv_dim})")
         for name, options in self.fields[side].items():
           if getattr(row, name) not in options:

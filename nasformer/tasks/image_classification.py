@@ -41,7 +41,7 @@ class ImageClassification:
     if not 0 <= self.label_smoothing < 1:
       raise UserError(f"task.label_smoothing={self.label_smoothing}: it must be at least 0 and below 1")
 
-  def build(self, info: Info, space: Encoder, kinds: Mapping[str, Kind]) -> VisionNet:
+  def build(self, info: Any, space: Any, kinds: Mapping[str, Kind]) -> VisionNet:
     """The network family for this data.
 
     Raises:

@@ -46,7 +46,7 @@ class TranslationTask:
     if not 0 <= self.label_smoothing < 1:
       raise UserError(f"task.label_smoothing={self.label_smoothing}: it must be at least 0 and below 1")
 
-  def build(self, info: TextInfo, space: TranslationSpace, kinds: Mapping[str, Kind]) -> TranslationNet:
+  def build(self, info: Any, space: Any, kinds: Mapping[str, Kind]) -> TranslationNet:
     """The network family for this data.
 
     Raises:
@@ -93,7 +93,7 @@ class TranslationTask:
 
   def example(self, net: TranslationNet, batch_size: int) -> Pair:
     """What a network of this family takes: pairs of the length that costs are counted at, without padding."""
-    return Pair(*(np.ones((batch_size, net.config.count_length), np.int32),) * 2)
+    return Pair(*(jnp.ones((batch_size, net.config.count_length), jnp.int32),) * 2)
 
   def timed(self, network: TranslationTransformer) -> Callable:
     """What latency is measured on: translating word by word, greedily, at the length that costs are counted at."""

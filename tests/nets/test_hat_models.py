@@ -10,6 +10,10 @@ import pathlib
 
 import pytest
 
+from nasformer.attention.softmax import Softmax
+from nasformer.nets.translation import Translation, TranslationNet
+from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec
+
 MODELS = json.loads((pathlib.Path(__file__).parent / "hat_models.json").read_text())
 
 
@@ -79,3 +83,27 @@ def test_formulas_give_the_printed_sizes(row):
 def test_formulas_give_the_sizes_of_transformers(row):
   assert round(count_params(row) / 1e6, 1) == row["params_m"]
   assert round(count_flops(row) / 1e9, 2) == row["flops_g"]
+
+
+# -- the library counts the same ---------------------------------------------------------------------------------------
+
+
+def spec_of(row):
+  """The row's architecture; heads that are not known are eight."""
+  width, encoder, decoder = row["qkv_dim"], row["encoder_ffn"], row["decoder_ffn"]
+  heads = [row[name] or [8] * 6 for name in ("encoder_heads", "decoder_self_heads", "decoder_cross_heads")]
+  return TranslationSpec(
+      row["encoder_embed_dim"], row["decoder_embed_dim"],
+      tuple(LayerSpec("softmax", n, width // n, f) for n, f in zip(heads[0], encoder)),
+      tuple(DecoderLayerSpec("softmax", n, width // n, "softmax", c, width // c, s, f)
+            for n, c, s, f in zip(heads[1], heads[2], row["span"], decoder)))
+
+
+@pytest.mark.parametrize("row", MODELS + BASELINES, ids=lambda row: row["name"])
+def test_networks_of_the_library_count_the_same(row):
+  """HAT's FLOPs hold element-wise work that ours leave out; `Count` has it apart."""
+  spec = spec_of(row)
+  net = TranslationNet(Translation(count_length=row["length"]), 9, 9, (("softmax", Softmax()),), (1024, 1024))
+  count = net.count_spec(spec)
+  assert count.params == count_params(row) and 2 * (count.products + count.elementwise) == count_flops(row)
+  assert net.count_spec(spec, row["length"]) == count

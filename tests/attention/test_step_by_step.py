@@ -1,0 +1,151 @@
+"""Decoding: a kind that is fed one token after another says what it says of all tokens at once. Over all rows of the table."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention import TABLE
+from nasformer.attention.base import Context, Sizes
+from nasformer.attention.cosformer import CosFormer
+from nasformer.attention.softmax_relative import SoftmaxRelative
+from nasformer.registry import lookup
+
+KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
+    "own_length": CosFormer(angle="own_length", max_length=11), "always_causal": CosFormer(causal=True, max_length=11),
+    "near": SoftmaxRelative(max_distance=2)}
+WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
+SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
+MASK = np.arange(KEYS) < np.array([5, 2, 4])[:, None]  # real source tokens of the three examples
+over_causal = pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].can.causal])
+over_cross = pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].can.cross])
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+def draw(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+def weights(name, use):
+  return {role: 0.5 * draw(i, *tensor.shape) for i, (role, tensor) in enumerate(KINDS[name].params(SIZES[use]).items())}
+
+
+@pytest.fixture(autouse=True)
+def double():
+  with jax.enable_x64(True):
+    yield
+
+
+def close(got, want, rtol=1e-10):
+  np.testing.assert_allclose(got, want, rtol, rtol / 10)
+
+
+@functools.partial(quick, static_argnums=(0, 3))
+def stepwise(name, params, x, room):
+  """Self-attention of one token after another, with room for so many."""
+
+  def turn(carry, token):
+    position, state = carry
+    out, state, passed = KINDS[name].step(params, token[:, None], state, position, "passed on")
+    assert passed == "passed on"  # by kinds that have nothing to pass
+    return (position + 1, state), out[:, 0]
+
+  start = KINDS[name].begin(params, len(x), room, x.dtype)
+  assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(start))
+  return jnp.swapaxes(jax.lax.scan(turn, (jnp.int32(0), start), jnp.swapaxes(x, 0, 1))[1], 0, 1)
+
+
+@functools.partial(quick, static_argnums=(0, 5))
+def looks(name, params, x, source, mask, copies):
+  """Cross-attention of one token after another."""
+  memory = KINDS[name].read(params, source, Context(key_mask=mask, stream=True, copies=copies))
+  assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(memory))
+  look = lambda i: KINDS[name].look(params, jax.lax.dynamic_slice_in_dim(x, i, 1, 1), memory, i,
+                                    Context(stream=True, copies=copies))[:, 0]
+  return jnp.swapaxes(jax.lax.map(look, jnp.arange(x.shape[1], dtype=jnp.int32)), 0, 1)
+
+
+@functools.partial(quick, static_argnums=(0, 5))
+def at_once(name, params, x, source, mask, copies):
+  return KINDS[name](params, x, source, Context(key_mask=mask, stream=True, copies=copies))[0]
+
+
+# -- self-attention ----------------------------------------------------------------------------------------------------
+
+
+@over_causal
+def test_steps_are_the_causal_pass(name):
+  params, x = weights(name, "self"), draw(50, 3, LENGTH, WIDTH)
+  want = quick(lambda p, x: KINDS[name](p, x, x, Context(causal=True, stream=True))[0])(params, x)
+  assert want.dtype == jnp.float64
+  close(stepwise(name, params, x, LENGTH + 2), want)
+
+
+@over_causal
+def test_steps_of_a_row_do_not_know_the_others(name):
+  params, x = weights(name, "self"), draw(51, 3, LENGTH, WIDTH)
+  out = stepwise(name, params, x, LENGTH + 2)
+  wild = np.where(np.arange(3)[:, None, None] == 1, x, 1e4)
+  np.testing.assert_array_equal(stepwise(name, params, wild, LENGTH + 2)[1], out[1])
+  close(stepwise(name, params, x[1:2], LENGTH), out[1:2])
+
+
+# -- cross-attention ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@over_cross
+def test_looks_are_the_whole_pass(name, copies):
+  params, x, source = weights(name, "cross"), draw(52, 3, LENGTH, WIDTH), draw(53, 3, copies * KEYS, SOURCE_WIDTH)
+  mask = np.tile(MASK, (1, copies))
+  want = at_once(name, params, x, source, mask, copies)
+  assert want.dtype == jnp.float64
+  close(looks(name, params, x, source, mask, copies), want)
+
+
+@over_cross
+def test_looks_of_a_row_know_neither_padding_nor_the_others(name):
+  params, x, source = weights(name, "cross"), draw(54, 3, LENGTH, WIDTH), draw(55, 3, KEYS, SOURCE_WIDTH)
+  out = looks(name, params, x, source, MASK, 1)
+  np.testing.assert_array_equal(looks(name, params, x, np.where(MASK[..., None], source, 1e4), MASK, 1), out)
+  close(looks(name, params, x[1:2], source[1:2, :2], np.ones((1, 2), bool), 1), out[1:2])
+
+
+@pytest.mark.parametrize("run", [at_once, looks])
+@over_cross
+def test_positions_begin_anew_in_every_copy(name, run):
+  """So the order of the copies does not matter, a copy that is not seen does nothing, nor does seeing one twice."""
+  params, x = weights(name, "cross"), draw(56, 3, LENGTH, WIDTH)
+  one, two = draw(57, 2, 3, KEYS, SOURCE_WIDTH)
+  both = lambda *parts: np.concatenate(parts, 1)
+  whole, alone = run(name, params, x, both(one, two), both(MASK, MASK), 2), run(name, params, x, one, MASK, 1)
+  close(run(name, params, x, both(two, one), both(MASK, MASK), 2), whole)
+  close(run(name, params, x, both(one, two), both(MASK, np.zeros_like(MASK)), 2), alone)
+  close(run(name, params, x, both(one, one), both(MASK, MASK), 2), alone, rtol=1e-5)  # a divisor may have an epsilon
+  assert np.abs(whole - alone).max() > 1e-2
+
+
+# -- types -------------------------------------------------------------------------------------------------------------
+
+
+def half(tree):
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), tree)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if KINDS[name].can.causal])
+def test_half_precision_comes_out_of_steps(name):
+  params, x = weights(name, "self"), draw(58, 3, LENGTH, WIDTH)
+  out = stepwise(name, params, half(x), LENGTH + 2)
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_allclose(out.astype(jnp.float64), stepwise(name, params, x, LENGTH + 2), 0.1, 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if KINDS[name].can.cross])
+def test_half_precision_comes_out_of_looks(name):
+  params, x, source = weights(name, "cross"), draw(59, 3, LENGTH, WIDTH), draw(60, 3, KEYS, SOURCE_WIDTH)
+  out = looks(name, params, half(x), half(source), MASK, 1)
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_allclose(out.astype(jnp.float64), looks(name, params, x, source, MASK, 1), 0.1, 0.1)
