@@ -46,7 +46,7 @@ def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None =
                     f" (there are: {', '.join(there)})")
   experiment, info = described(about)
   net = experiment.task.build(info, experiment.space, experiment.kinds)
-  network = lookup(supernet.TABLE, type(net).__name__, "network family")(experiment.space, net).module(
+  network = lookup(supernet.BY_NETWORK, type(net).__name__, "network family")(experiment.space, net).module(
       experiment.space.spec.from_json(rows[0]["spec"]))
   where = pathlib.Path(arm) / f"seed{rows[0]['seed']}"
   for folder in (workdir / "retrain" / where / "model", workdir / "derived" / where):

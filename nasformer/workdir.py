@@ -65,7 +65,7 @@ class Run:
   def supernet(self) -> Any:
     experiment = self.experiment
     net = experiment.task.build(self.splits.info, experiment.space, experiment.kinds)
-    return lookup(supernet.TABLE, type(net).__name__, "network family")(experiment.space, net)
+    return lookup(supernet.BY_NETWORK, type(net).__name__, "network family")(experiment.space, net)
 
   def key(self, seed: int, purpose: str) -> Array:
     """The random key of one purpose; purposes do not share randomness."""

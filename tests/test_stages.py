@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer import derive, evaluate, stages
+from nasformer import evaluate, fitting, stages
 from nasformer.compilations import counted
 from nasformer.data.batching import eval_batches
 from nasformer.data.digits import Digits
@@ -110,13 +110,15 @@ def test_a_training_that_is_cut_short_goes_on_to_the_same_weights(make_run, tmp_
       write(log, row)
 
     with monkeypatch.context() as patch:
-      patch.setattr(stages.JsonlWriter, "write", write_or_die)
-      return stages.fit(run, "toy", path / "toy", 0, training, init, loss)
+      patch.setattr(fitting.JsonlWriter, "write", write_or_die)
+      trained = fitting.Fitting(run, "toy", path / "toy", 0, training, init)
+      trained.fit(loss)
+      return trained.weights()
 
   class Killed(Exception):
     pass
 
-  write = stages.JsonlWriter.write
+  write = fitting.JsonlWriter.write
   for stop in (4, 6):
     with pytest.raises(Killed):
       fit(tmp_path / "cut", stop)
@@ -220,7 +222,7 @@ def test_a_limit_on_latency_is_measured_once_for_each_network(scored, make_run, 
 def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeypatch):
   """Only the smallest network keeps the limit, and it is not among the first that are drawn."""
   search = dataclasses.replace(SEARCH, limits=Limits(latency_ms=2.0), arms={"any": ""}, generations=1)
-  smallest = stages._smallest(stages._domain(make_run(tmp_path, search=search), "")).tolist()
+  smallest = stages._smallest(stages._domain(make_run(tmp_path, search=search), "", {})).tolist()
   monkeypatch.setattr(stages, "_measure", lambda run, genes: {"median_ms": 1.0 if genes.tolist() == smallest else 9.0})
   with pytest.raises(UserError, match="search.limits.latency_ms=2.0: none of .* proposals of arm 'any' keeps it"):
     stages.search(make_run(tmp_path, search=search))

@@ -75,7 +75,7 @@ def main(_):
   kinds = tuple((name, registry.lookup(attention.TABLE, name)()) for name in space_.kinds)
   task, net, batch = (sentences if isinstance(space_, TranslationSpace) else images)(space_, kinds)
   batch = jax.device_put(batch)
-  supernet = registry.lookup(supernets.TABLE, type(net).__name__)(space_, net)
+  supernet = registry.lookup(supernets.BY_NETWORK, type(net).__name__)(space_, net)
   params = jax.jit(supernet.init)(jax.random.key(0))
   genes = np.asarray(space_.sample(jax.random.key(1), _MEMBERS.value))
   specs = [space_.decode(row) for row in genes]

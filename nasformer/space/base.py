@@ -213,7 +213,8 @@ class Space:
       genomes = np.zeros((len(flat), self.num_genes), np.int32)
       for rows, allowed, chosen in zip(fields.values(), options, zip(*flat)):
         genomes[:, rows] = np.array(allowed)[list(chosen), None]
-      for genes in np.asarray(self.canonical(genomes)):
+      alive = self._alive[np.arange(self.num_genes), genomes].all(-2)
+      for genes in np.where(alive, genomes, 0):
         if genes.tobytes() not in seen:
           seen.add(genes.tobytes())
           yield genes

@@ -1,6 +1,6 @@
 """The elastic supernet: one set of parameters that holds every network of a space. By the network family that it holds."""
 
-TABLE = {
+BY_NETWORK = {
     "VisionNet": "nasformer.supernet.encoder:Supernet",
     "TranslationNet": "nasformer.supernet.translation:TranslationSupernet",
 }

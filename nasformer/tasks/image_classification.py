@@ -6,7 +6,6 @@ from typing import Any, Callable, ClassVar, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from nasformer.attention.base import Kind
@@ -73,9 +72,9 @@ class ImageClassification:
     """Loss of each example where a larger network is the teacher."""
     return losses.distillation(logits, teacher)
 
-  def example(self, net: VisionNet, batch_size: int) -> np.ndarray:
+  def example(self, net: VisionNet, batch_size: int) -> Array:
     """What a network of this family takes, filled with zeros."""
-    return np.zeros((batch_size, *net.image_shape), np.uint8)
+    return jnp.zeros((batch_size, *net.image_shape), jnp.uint8)
 
   def timed(self, network: VisionTransformer) -> Callable:
     """What latency is measured on: (variables, example) -> anything."""

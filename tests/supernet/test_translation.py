@@ -1,0 +1,167 @@
+"""What is stored, cut out and read; that all forms agree with the small network is one of the laws."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention.linear import Linear
+from nasformer.attention.softmax import Softmax
+from nasformer.nets.translation import PAD, Pair, Translation, TranslationNet
+from nasformer.space.translation import Translation as TranslationSpace
+from nasformer.supernet.translation import TranslationSupernet
+from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec
+
+SPACE = TranslationSpace(
+    encoder_embed_dim=(4, 6), decoder_embed_dim=(6, 8), encoder_depth=(2, 3), decoder_depth=(1, 2), encoder_ffn_dim=(3, 5),
+    decoder_ffn_dim=(2, 7), encoder_heads=(1, 2), decoder_heads=(2,), cross_heads=(2, 4), span=(1, 2), qkv_dim=8,
+    encoder_kinds=("softmax", "linear"), decoder_kinds=("linear",), cross_kinds=("softmax", "linear"))
+SPEC = TranslationSpec(6, 6, (LayerSpec("linear", 1, 8, 3), LayerSpec("softmax", 2, 4, 5)),
+                       (DecoderLayerSpec("linear", 2, 4, "softmax", 2, 4, 2, 2),))
+PAIR = Pair(jnp.array([[5, 4, 2, PAD], [3, 8, 6, 2]]), jnp.array([[6, 5, 2], [4, 2, PAD]]))
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+def make(**config):
+  config = Translation(**{"dropout": 0.0, "count_vocabulary": True} | config)
+  net = TranslationNet(config, 9, 9, (("softmax", Softmax()), ("linear", Linear())), (6, 8))
+  return TranslationSupernet(SPACE, net)
+
+
+@pytest.fixture(scope="module")
+def params():
+  """None is zero."""
+  shapes, rng = jax.eval_shape(PRE.init, jax.random.key(0)), np.random.default_rng(0)
+  return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+def close(got, want):
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def poisoned(params, genes, value=jnp.nan):
+  """The parameters with this value wherever they are not used. In cross-attention, what lies behind the encoder's width meets
+  zeros, so it may be anything that is finite."""
+  bad = lambda path: 1e3 if path[-1].key.startswith("cross.") else value
+  return jax.tree_util.tree_map_with_path(lambda path, leaf, mask: jnp.where(mask, leaf, bad(path)), params, PRE.used(genes))
+
+
+PRE = make(norm="pre", embeddings="separate")
+
+
+# -- what is stored ----------------------------------------------------------------------------------------------------
+
+
+def attention(depth, width, source_width, heads):
+  """Shapes of the projections of one kind, cut into the most heads."""
+  parts = {"query": (width, heads, 8 // heads)} | {role: (source_width, heads, 8 // heads) for role in ("key", "value")}
+  parts |= {f"{role}_bias": (heads, 8 // heads) for role in list(parts)}
+  parts |= {"out": (heads, 8 // heads, width), "out_bias": (width,)}
+  return {name: (depth, *shape) for name, shape in parts.items()}
+
+
+def test_stored_tensors():
+  """Projections of each kind apart, one norm for both; layers stacked at the largest sizes, for the most heads."""
+  encoder, decoder = {}, {}
+  for kind in ("softmax", "linear"):
+    encoder |= {f"attention.{kind}.{name}": shape for name, shape in attention(3, 6, 6, 2).items()}
+    decoder |= {f"cross.{kind}.{name}": shape for name, shape in attention(2, 8, 6, 4).items()}
+  decoder |= {f"attention.linear.{name}": shape for name, shape in attention(2, 8, 8, 2).items()}
+  for side, depth, width, ffn, modules in ((encoder, 3, 6, 5, ("attention", "mlp")), (decoder, 2, 8, 7, ("attention", "cross", "mlp"))):
+    side |= {f"{module}.norm_{part}": (depth, width) for module in modules for part in ("scale", "bias")}
+    side |= {"mlp.up": (depth, width, ffn), "mlp.up_bias": (depth, ffn), "mlp.down": (depth, ffn, width), "mlp.down_bias": (depth, width)}
+  params = jax.eval_shape(make(norm="pre").init, jax.random.key(0))
+  shapes = jax.tree.map(lambda leaf: leaf.shape, params)
+  norms = {f"{side}_norm_{part}": (width,) for side, width in (("encoder", 6), ("decoder", 8)) for part in ("scale", "bias")}
+  assert shapes == {"ends": {"embedding": (9, 8)} | norms, "encoder": encoder, "decoder": decoder}
+
+
+def test_initial_layers_differ_and_repeat():
+  init = quick(make().init)
+  one, again, other = (init(jax.random.key(seed)) for seed in (0, 0, 1))
+  jax.tree.map(np.testing.assert_array_equal, one, again)
+  for side in ("encoder", "decoder"):
+    up = one[side]["mlp.up"]
+    assert (up[0] != up[1]).any() and (up != other[side]["mlp.up"]).any() and not one[side]["mlp.up_bias"].any()
+
+
+def test_derived_tensors_by_hand(params):
+  """Fewer heads are runs of neighbouring ones."""
+  derived = make(embeddings="separate").derive(params, SPEC)
+  encoder, decoder = params["encoder"], params["decoder"]
+  norms = lambda stored, i, width: {f"norm_{part}": stored[f"norm_{part}"][i, :width] for part in ("scale", "bias")}
+
+  def projections(stored, prefix, i, width, source_width, heads):
+    parts = {}
+    for role, rows in (("query", width), ("key", source_width), ("value", source_width)):
+      parts[role] = stored[f"{prefix}.{role}"][i, :rows].reshape(rows, heads, 8 // heads)
+      parts[f"{role}_bias"] = stored[f"{prefix}.{role}_bias"][i].reshape(heads, 8 // heads)
+    parts["out"] = stored[f"{prefix}.out"][i, :, :, :width].reshape(heads, 8 // heads, width)
+    return parts | {"out_bias": stored[f"{prefix}.out_bias"][i, :width]}
+
+  def of(stored, module):
+    return {name.removeprefix(f"{module}."): leaf for name, leaf in stored.items() if name.startswith(f"{module}.norm")}
+
+  want = {"ends": {name: leaf[:, :6] for name, leaf in params["ends"].items() if "norm" not in name}}
+  for i, (kind, heads) in enumerate((("linear", 1), ("softmax", 2))):
+    want[f"encoder_{i}_attention"] = norms(of(encoder, "attention"), i, 6) | projections(encoder, f"attention.{kind}", i, 6, 6, heads)
+  want["decoder_0_attention"] = norms(of(decoder, "attention"), 0, 6) | projections(decoder, "attention.linear", 0, 6, 6, 2)
+  want["decoder_0_cross"] = norms(of(decoder, "cross"), 0, 6) | projections(decoder, "cross.softmax", 0, 6, 6, 2)
+  for side, stored, i, ffn in (("encoder", encoder, 0, 3), ("encoder", encoder, 1, 5), ("decoder", decoder, 0, 2)):
+    want[f"{side}_{i}_mlp"] = norms(of(stored, "mlp"), i, 6) | {
+        "up": stored["mlp.up"][i, :6, :ffn], "up_bias": stored["mlp.up_bias"][i, :ffn],
+        "down": stored["mlp.down"][i, :ffn, :6], "down_bias": stored["mlp.down_bias"][i, :6]}
+  assert derived.keys() == want.keys()
+  jax.tree.map(np.testing.assert_array_equal, derived, want)
+
+
+@pytest.mark.parametrize("norm, embeddings", [("post", "joint"), ("pre", "separate")])
+def test_used_is_what_the_network_has(norm, embeddings):
+  """As many numbers as it counts, and those that are cut out for it: their sum stays when all others are zero."""
+  supernet = make(norm=norm, embeddings=embeddings)
+  shapes, rng = jax.eval_shape(supernet.init, jax.random.key(0)), np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: rng.integers(1, 100, leaf.shape), shapes)
+  total = lambda tree: sum(int(leaf.sum()) for leaf in jax.tree.leaves(tree))
+  for genes in SPACE.sample(jax.random.key(0), 8):
+    spec = SPACE.decode(np.asarray(genes))
+    used = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), supernet.used(genes), shapes)
+    assert total(used) == supernet.net.count_spec(spec).params
+    small = supernet.derive(jax.tree.map(jnp.asarray, params), spec)
+    assert total(small) == total(jax.tree.map(np.multiply, params, used))
+    own = jax.eval_shape(supernet.module(spec).init, jax.random.key(0), PAIR)["params"]
+    assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, own)
+
+
+# -- what is read ------------------------------------------------------------------------------------------------------
+
+
+def test_exact_is_the_small_network_with_its_noise_and_reads_nothing_else(params):
+  """One key, one pattern of dropout, at rates of the network's own widths."""
+  supernet = make(norm="pre", embeddings="separate", dropout=0.3, activation_dropout=0.2, attention_dropout=0.1)
+  spec, key = dataclasses.replace(SPEC, encoder_embed_dim=4), jax.random.key(3)
+  genes, small = jnp.asarray(SPACE.encode(spec)), PRE.derive(params, spec)
+  want = quick(supernet.module(spec).apply)({"params": small}, PAIR, key)
+  close(quick(supernet.exact)(poisoned(params, genes), genes, PAIR, key), want)
+  assert np.abs(want - quick(PRE.module(spec).apply)({"params": small}, PAIR)).max() > 1e-2
+
+
+def test_a_chunk_reads_what_its_largest_member_reads(params):
+  """One member has the largest sizes of all in every layer, and no kind is used that it does not use."""
+  thin = dataclasses.replace(SPEC.encoder[1], ffn_dim=3)
+  smaller = dataclasses.replace(SPEC, encoder=(SPEC.encoder[0], thin), decoder=(dataclasses.replace(SPEC.decoder[0], span=1),))
+  genes = jnp.asarray(np.stack([SPACE.encode(spec) for spec in (smaller, SPEC)]))
+  weights = poisoned(params, genes[1])
+  assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(weights))
+  run = quick(jax.vmap(lambda g: PRE.shared(weights, g, PAIR, "chunk"), axis_name="chunk"))
+  for got, spec in zip(run(genes), (smaller, SPEC), strict=True):
+    close(got, quick(PRE.module(spec).apply)({"params": PRE.derive(params, spec)}, PAIR))
+
+
+def test_dead_weights_do_not_count(params):
+  """The masked form multiplies by them, so they must be finite, but nothing else."""
+  masked, genes = quick(PRE.masked), jnp.asarray(SPACE.encode(SPEC))
+  close(masked(poisoned(params, genes, 1e3), genes, PAIR), masked(params, genes, PAIR))
