@@ -103,7 +103,7 @@ class Translations:
       fields |= {f"{module}_kinds": tuple(mine[: 1 + place % 2]), f"{module}_heads": heads}
     span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((2, 3), (3,)))[number % 3]
     return dataclasses.replace(SPACES[name], encoder_embed_dim=(6, 8), encoder_depth=depth,
-                               decoder_embed_dim=(6, 8)[len(kinds) == 1:], decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
+                               decoder_embed_dim=(6, 8)[len(kinds) < 3:], decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
                                qkv_dim=4, **fields)
 
   def small(self, name, module):

@@ -16,7 +16,7 @@ from nasformer.search.costs import CostTable
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",), 20)  # a case whose MLP widths are multiples of the model's
-PRE, POST = ("ranknas_iwslt", ("cosformer", "linear"), 3), ("ranknas_wmt", ("softmax",), 2)  # by their norm
+PRE, POST = ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_wmt", ("softmax",), 2)  # by their norm
 over_forms = pytest.mark.parametrize("form", ["masked", "exact"])
 over_costs = pytest.mark.parametrize("cost", [NumParams(), NumFlops()])
 
@@ -51,7 +51,7 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form):
     close(logits, this.logits[i])
 
 
-@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (3, PRE)])
+@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE)])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)
@@ -79,38 +79,44 @@ def test_under_vmap(case, of, form):
   close(run(this.params, this.genes), this.logits)
 
 
-@pytest.mark.parametrize("form, of", [("masked", ("tiny", ("linear",), 2)), ("exact", ("tiny", ("linear",), 2)), ("exact", POST)])
+@over_forms
+@pytest.mark.parametrize("of", [("tiny", ("linear",), 2), POST], ids=["images", "translations"])
 def test_under_pmap(case, of, form):
   this = case(*of)
-  loss = lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.inputs))
-  with jax_quick():
-    grads, logits = jax.pmap(jax.grad(loss, has_aux=True), in_axes=(None, 0))(this.params, this.genes)
-  grads = jax.device_get(grads)
-  for i in range(len(this.genes)):
-    check_gradient(this, i, jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), grads))
+  with quickly():
+    logits = jax.pmap(lambda p, g: getattr(this.supernet, form)(p, g, this.inputs), in_axes=(None, 0))(this.params, this.genes)
   close(logits, this.logits)
 
 
-def test_at_full_size(full_size):
-  """Shapes only: nothing of that size is computed."""
-  family, this, net, example = full_size
-  supernet = family.supernet(this, net)
-  params, genes = jax.eval_shape(supernet.init, jax.random.key(0)), jnp.zeros(this.num_genes, jnp.int32)
-  spec = this.decode(np.asarray(genes))
-  small = jax.eval_shape(lambda p: supernet.derive(p, spec), params)
-  wanted = jax.eval_shape(lambda p, x: supernet.module(spec).apply({"params": p}, x), small, example)
-  logits = jax.eval_shape(supernet.masked, params, genes, example)
-  assert (logits.shape, logits.dtype) == (wanted.shape, wanted.dtype)
+@over_forms
+def test_gradients_under_pmap(case, form):
+  this = case("tiny", ("linear",), 2)
+  loss = lambda p, g: this.loss(getattr(this.supernet, form)(p, g, this.inputs))
+  with quickly():
+    grads, _ = jax.pmap(jax.grad(loss, has_aux=True), in_axes=(None, 0))(this.params, this.genes)
+  grads = jax.device_get(grads)
+  for i in range(len(this.genes)):
+    check_gradient(this, i, jax.tree.map(lambda leaf: jnp.asarray(leaf[i]), grads))
 
 
 @contextlib.contextmanager
-def jax_quick():
-  """Compiles as quickly as `quick`, for pmap has no options."""
+def quickly():
+  """Programs are compiled as by `quick`, for pmap has no options."""
   jax.config.update("jax_disable_most_optimizations", True)
   try:
     yield
   finally:
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_at_full_size(full_size):
+  """Shapes only: nothing of that size is computed."""
+  family, this, net, example = full_size
+  supernet, genes = family.supernet(this, net), np.zeros(this.num_genes, np.int32)
+  spec, params = this.decode(genes), jax.eval_shape(supernet.init, jax.random.key(0))
+  logits = jax.eval_shape(supernet.masked, params, jnp.asarray(genes), example)
+  small = jax.eval_shape(lambda p: supernet.derive(p, spec), params)
+  assert logits == jax.eval_shape(lambda p, x: supernet.module(spec).apply({"params": p}, x), small, example)
 
 
 # -- 2. one compilation serves every architecture ----------------------------------------------------------------------
@@ -171,7 +177,7 @@ def test_variation_stays_inside(this):
 
   genes, inside = vary(jax.random.key(0))
   assert inside.all()
-  for row in np.asarray(genes):
+  for row in np.asarray(genes)[::5]:
     assert this.values(this.encode(this.decode(row))).items() >= wanted.items()
 
 

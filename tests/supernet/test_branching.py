@@ -1,4 +1,4 @@
-"""The hand-written gradient of the layer loop, against an unrolled Python loop that JAX differentiates."""
+"""The three forms of the layer loop and the hand-written gradient of one, against an unrolled loop that JAX differentiates."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from nasformer.attention.base import Tensor
 from nasformer.supernet import slicing
-from nasformer.supernet.branching import Block, Branch, Exact
+from nasformer.supernet.branching import Block, Branch, Exact, Masked, Shared
 
 MAX_DEPTH, DIM = 3, 4
 RNG = np.random.default_rng(0)
@@ -22,12 +22,18 @@ def cut_to(**shapes):
   return slicing.plain({name: Tensor(shape, (None,) * len(shape), zeros) for name, shape in shapes.items()})
 
 
-def mlp(width):
+WIDTHS = (1, 3, 6)
+
+
+def mlp(width, chosen=True):
+  """Of one width, or of the one that the network chooses if it is masked."""
   cut = cut_to(w=(DIM, width), v=(width, DIM))
 
   def run(p, layer, state, memory, aux):
     x, carry = state
-    hidden = jnp.tanh(x @ p["w"]) * jax.random.bernoulli(jax.random.fold_in(aux["key"], layer), 0.7, (width,))
+    hidden = jnp.tanh(x @ p["w"]) * jax.random.bernoulli(jax.random.fold_in(aux["key"], layer), 0.7, (6,))[:width]
+    if "masked" in aux and chosen:
+      hidden = jnp.where(jnp.arange(width) < jnp.array(WIDTHS)[aux["mlp"][layer]], hidden, 0)
     return x + hidden @ p["v"] * (1 + layer) + memory, carry
 
   return Branch(cut, run)
@@ -43,9 +49,9 @@ def gate(power):
 
 
 MEMORY = jnp.asarray(RNG.normal(size=(2, DIM)), jnp.float32)
-BLOCKS = (Block(lambda i, aux: 0, lambda i, aux: (aux["mlp"][i],), (3,), ((mlp(1), mlp(3), mlp(6)),)),
+BLOCKS = (Block(lambda i, aux: 0, lambda i, aux: (aux["mlp"][i],), (3,), (tuple(map(mlp, WIDTHS)),)),
           Block(lambda i, aux: aux["gate"][i], lambda i, aux: (), (), ((gate(1),), (gate(2),))),
-          Block(lambda i, aux: 0, lambda i, aux: (), (), ((mlp(2),),)))
+          Block(lambda i, aux: 0, lambda i, aux: (), (), ((mlp(2, False),),)))
 
 
 def unrolled(depth, state, stacked, memory, aux):
@@ -118,3 +124,69 @@ def test_what_is_not_run_is_not_read():
   poisoned["v"] = poisoned["v"].at[:, 3:].set(jnp.nan)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), looped(2, STATE, poisoned, AUX),
                looped(2, STATE, STACKED, AUX))
+
+
+# -- the masked and the shared form ------------------------------------------------------------------------------------
+
+
+def both(last, after, depth):
+  """A number that the last state and those after every layer matter to."""
+  return loss(last) + sum(loss(jax.tree.map(lambda x: x[i], after)) * (2 + i) for i in range(depth))
+
+
+@pytest.mark.parametrize("depth", range(1, MAX_DEPTH + 1))
+def test_masked_is_an_unrolled_loop_of_the_sizes_themselves(depth):
+  def masked_loss(state, stacked, memory):
+    aux = AUX | {"masked": None}
+    return both(*Masked().layers(BLOCKS, jnp.int32(depth), MAX_DEPTH, state, stacked, memory, aux, collect=True), depth)
+
+  def unrolled_loss(state, stacked, memory):
+    last, after = unrolled(depth, state, stacked, memory, AUX)
+    return both(last, jax.tree.map(lambda *xs: jnp.stack(xs), *after), depth)
+
+  got, want = (jax.value_and_grad(f, argnums=(0, 1, 2))(STATE, STACKED, MEMORY) for f in (masked_loss, unrolled_loss))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), got, want)
+
+
+@jax.jit
+def shared(depths, mlps, gates, stacked):
+  """Sums over the states of the members of a chunk."""
+
+  def member(depth, mlp, gate):
+    aux = AUX | {"mlp": mlp, "gate": gate, "masked": None}
+    last, after = Shared("chunk").layers(BLOCKS, depth, MAX_DEPTH, STATE, stacked, MEMORY, aux, collect=True)
+    return loss(last), jax.vmap(loss)(after)
+
+  return jax.vmap(member, axis_name="chunk")(depths, mlps, gates)
+
+
+def test_members_of_a_chunk_are_unrolled_loops():
+  depths, mlps, gates = (jnp.asarray(RNG.integers(low, high, shape)) for low, high, shape in (
+      (0, MAX_DEPTH + 1, 8), (0, 3, (8, MAX_DEPTH)), (0, 2, (8, MAX_DEPTH))))
+  for number in (0, MAX_DEPTH):
+    depths = depths.at[number].set(number)
+  last, after = shared(depths, mlps, gates, STACKED)
+  for i, depth in enumerate(depths.tolist()):
+    state, states = unrolled(depth, STATE, STACKED, MEMORY, AUX | {"mlp": mlps[i], "gate": gates[i]})
+    np.testing.assert_allclose(last[i], loss(state), rtol=1e-5)
+    np.testing.assert_allclose(after[i, :depth], [loss(each) for each in states], rtol=1e-5)
+
+
+def test_a_chunk_does_not_read_what_no_member_needs():
+  """Neither layers beyond the deepest, nor what only wider members would cut out."""
+  poisoned = {name: leaf.at[2].set(jnp.nan) for name, leaf in STACKED.items()}
+  poisoned["w"] = poisoned["w"].at[:, :, 3:].set(jnp.nan)
+  poisoned["v"] = poisoned["v"].at[:, 3:].set(jnp.nan)
+  narrow = jnp.asarray(RNG.integers(0, 2, (8, MAX_DEPTH)))
+  depths = jnp.array([0, 1, 2, 2, 1, 0, 2, 1])
+  (got, _), (want, _) = (shared(depths, narrow, narrow, weights) for weights in (poisoned, STACKED))
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_one_of_several_widths_is_chosen():
+  """The one that is asked for, the widest of a chunk, or always the widest."""
+  options = [lambda x, width=width: x + width for width in (10, 20, 30)]
+  assert [Exact().choose(jnp.int32(i), options, 1) for i in range(3)] == [11, 21, 31]
+  assert [Masked().choose(jnp.int32(i), options, 1) for i in range(3)] == [31, 31, 31]
+  choose = jax.vmap(lambda i: Shared("chunk").choose(i, options, 1), axis_name="chunk")
+  assert choose(jnp.array([0, 1, 0])).tolist() == [21, 21, 21]

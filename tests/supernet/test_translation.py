@@ -149,18 +149,6 @@ def test_exact_is_the_small_network_with_its_noise_and_reads_nothing_else(params
   assert np.abs(want - quick(PRE.module(spec).apply)({"params": small}, PAIR)).max() > 1e-2
 
 
-def test_a_chunk_reads_what_its_largest_member_reads(params):
-  """One member has the largest sizes of all in every layer, and no kind is used that it does not use."""
-  thin = dataclasses.replace(SPEC.encoder[1], ffn_dim=3)
-  smaller = dataclasses.replace(SPEC, encoder=(SPEC.encoder[0], thin), decoder=(dataclasses.replace(SPEC.decoder[0], span=1),))
-  genes = jnp.asarray(np.stack([SPACE.encode(spec) for spec in (smaller, SPEC)]))
-  weights = poisoned(params, genes[1])
-  assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(weights))
-  run = quick(jax.vmap(lambda g: PRE.shared(weights, g, PAIR, "chunk"), axis_name="chunk"))
-  for got, spec in zip(run(genes), (smaller, SPEC), strict=True):
-    close(got, quick(PRE.module(spec).apply)({"params": PRE.derive(params, spec)}, PAIR))
-
-
 def test_dead_weights_do_not_count(params):
   """The masked form multiplies by them, so they must be finite, but nothing else."""
   masked, genes = quick(PRE.masked), jnp.asarray(SPACE.encode(SPEC))
