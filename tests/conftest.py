@@ -27,6 +27,13 @@ MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
 MICRO_TEXT = f"--config={ROOT / 'tests' / 'micro_text.py'}"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+  """Drops compiled programs after each file: kept to the end, they would fill gigabytes."""
+  yield
+  jax.clear_caches()
+
+
 # -- the program -------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from nasformer.score.generated import Bleu
 from nasformer.store import files
 from nasformer.store.checkpoint import Checkpoints
 from nasformer.store.writers import JsonlWriter
+from nasformer.train.optimizer import Optimizer
 from nasformer.types import UserError
 
 SAME = ("trials.jsonl", "winner.json", "results.json", "supernet/seed0/stability.jsonl", "outputs/mixed/seed0.txt")
@@ -105,17 +106,20 @@ def test_stability():
   assert not fitting.stable(rows(0.1, 0.2, 0.1, 0.2, 0.3), training)
 
 
-def test_a_supernet_stops_when_the_order_is_stable(run):
-  """Any order is above a threshold of -2, so the second checkpoint is the last; later stages take that for its end."""
-  shutil.rmtree(run.supernet_dir(0))
-  eager = dataclasses.replace(run.experiment.train, stability_threshold=-2.0)
-  run = open_run(run.path, train=eager)
-  stages.train(run)
-  assert stages.supernet_fitting(run, 0).checkpoints.latest_step() == 20
-  assert "stopped at step 20" in run.console.file.getvalue()
-  stages.train(run)
-  assert stages.supernet_fitting(run, 0).checkpoints.latest_step() == 20
-  assert stages.trained_supernet(run, 0, "search") is not None
+def test_a_training_stops_when_the_order_is_stable(make_run, tmp_path):
+  """The order never changes, so the second checkpoint is the last, also for a training that is started again."""
+  run = make_run(tmp_path)
+  training = Training(steps=60, batch_size=8, report_every=5, checkpoint_every=10, stability_networks=3,
+                      optimizer=Optimizer(weight_decay=0.0))
+  rank = lambda params: np.array([0.1, 0.2, 0.3])
+  toy = fitting.Fitting(run, "toy", tmp_path / "toy", 0, training, lambda key: {"w": jax.random.normal(key, (64, 10))},
+                        rank=rank)
+  loss = lambda params, batch, keys: ((batch["image"].reshape(8, -1) / 16 @ params["w"]).var(), ({}, None))
+  for _ in range(2):
+    assert not toy.ended or toy.checkpoints.latest_step() == 20
+    toy.fit(loss)
+    assert toy.ended and toy.checkpoints.latest_step() == 20 and toy.weights()["w"].shape == (64, 10)
+  assert run.console.file.getvalue().count("stopped at step 20") == 1
 
 
 @pytest.mark.parametrize("fields, message", [

@@ -1,4 +1,4 @@
-"""Decoding: a kind that is fed one token after another says what it says of all tokens at once. Over all rows of the table."""
+"""Decoding: fed one token after another, every kind of the table says what it says of all tokens at once."""
 
 import functools
 

@@ -1,5 +1,5 @@
-"""What the laws are about: every row of the table of spaces, cut down to small sizes, with networks and something to feed
-them. A row of a known family is covered the day it is added; a new family needs a class here.
+"""What the laws are about: every row of the table of spaces, cut down to small sizes, with networks and something to
+feed them. A row of a known family is covered the day it is added; a new family needs a class here.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nasformer import attention, registry, space
-from nasformer.nets.translation import PAD, Pair, Translation, TranslationNet
-from nasformer.nets.vision import Vision, VisionNet
+from nasformer.nets.translation import PAD, Pair, Sliced, Translation, TranslationNet
+from nasformer.nets.vision import Vision, VisionNet, VisionTransformer
 from nasformer.ops.losses import smoothed_cross_entropy
 from nasformer.space.encoder import Encoder
 from nasformer.space.translation import Translation as TranslationSpace
@@ -29,10 +29,10 @@ quick = functools.partial(jax.jit, compiler_options=QUICK)
 class Blocks(VisionNet):
   """The same network with compiled blocks, which all small networks share: op by op they would take minutes."""
 
-  stem = quick(VisionNet.stem, static_argnums=0)
-  attention = quick(VisionNet.attention, static_argnums=(0, 1))
-  mlp = quick(VisionNet.mlp, static_argnums=0)
-  head = quick(VisionNet.head, static_argnums=0)
+  stem = jax.jit(VisionNet.stem, static_argnums=0)
+  attention = jax.jit(VisionNet.attention, static_argnums=(0, 1))
+  mlp = jax.jit(VisionNet.mlp, static_argnums=0)
+  head = jax.jit(VisionNet.head, static_argnums=0)
 
 
 class Images:
@@ -51,9 +51,10 @@ class Images:
     return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4,
                                kinds=kinds, **mlp)
 
-  def small(self, name, module):
-    """The network as it is applied most quickly."""
-    return module.clone(net=self.net(name, Blocks))
+  def small(self, name, spec):
+    """Function of the small network's parameters -> logits, as it is called most quickly."""
+    network = VisionTransformer(self.net(name, Blocks), spec)
+    return lambda params: network.apply({"params": params}, self.inputs)
 
   def compiled(self, gradient):
     """A function of one small network as it is called most quickly."""
@@ -65,7 +66,8 @@ class Images:
   def full_size(self, name):
     """The space with every kind, networks of its sizes, and the shape of one image."""
     this = dataclasses.replace(SPACES[name], kinds=tuple(KINDS))
-    return this, VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items())), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
+    return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
   def grows(self, gene, cost):
     """Whether a network costs more, and not only as much, with more of it."""
@@ -102,12 +104,16 @@ class Translations:
       heads = (1, 2) if place % 3 and len(kinds) > 1 else (2,)
       fields |= {f"{module}_kinds": tuple(mine[: 1 + place % 2]), f"{module}_heads": heads}
     span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((2, 3), (3,)))[number % 3]
-    return dataclasses.replace(SPACES[name], encoder_embed_dim=(6, 8), encoder_depth=depth,
-                               decoder_embed_dim=(6, 8)[len(kinds) < 3:], decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
-                               qkv_dim=4, **fields)
+    widths = {"encoder_embed_dim": (6, 8), "decoder_embed_dim": (6, 8)}
+    if number % 3 or len(kinds) < 3:  # where the table of embeddings is not shared by both sides, or it must be quick
+      widths[list(widths)[number % 2]] = (8,)
+    return dataclasses.replace(
+        SPACES[name], encoder_depth=depth, decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
+        qkv_dim=4, **widths, **fields)
 
-  def small(self, name, module):
-    return module
+  def small(self, name, spec):
+    network, (source, target) = Sliced(self.net(name), spec), self.inputs
+    return lambda params: network.decode(params, network.encode(params, source), source != PAD, target)
 
   def compiled(self, gradient):
     return quick(gradient)
@@ -121,7 +127,8 @@ class Translations:
             for module, able in self.modules.items()}
     this, tokens = dataclasses.replace(SPACES[name], **able), jax.ShapeDtypeStruct((1, 30), jnp.int32)
     widths = max(this.encoder_embed_dim), max(this.decoder_embed_dim)
-    return this, TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths), Pair(tokens, tokens)
+    net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
+    return this, net, Pair(tokens, tokens)
 
   def grows(self, gene, cost):
     """Heads divide a fixed width, and encoder layers that are attended to have no parameters of their own."""
@@ -170,8 +177,8 @@ class Case:
     return self.family.loss(logits), logits
 
   def _loss(self, spec):
-    network = self.family.small(self.name, self.supernet.module(spec))
-    return lambda small: self.loss(network.apply({"params": small}, self.inputs))
+    network = self.family.small(self.name, spec)
+    return lambda small: self.loss(network(small))
 
   @functools.cache
   def forward(self, form):

@@ -83,8 +83,9 @@ def test_under_vmap(case, of, form):
 @pytest.mark.parametrize("of", [("tiny", ("linear",), 2), POST], ids=["images", "translations"])
 def test_under_pmap(case, of, form):
   this = case(*of)
+  run = jax.pmap(lambda p, g: getattr(this.supernet, form)(p, g, this.inputs), in_axes=(None, 0))
   with quickly():
-    logits = jax.pmap(lambda p, g: getattr(this.supernet, form)(p, g, this.inputs), in_axes=(None, 0))(this.params, this.genes)
+    logits = run(this.params, this.genes)
   close(logits, this.logits)
 
 
@@ -161,7 +162,8 @@ def test_codec(this, draw):
 
 def last_kinds(this):
   """Values of some genes: the last of every kind, at the largest depth."""
-  return {gene.name: gene.values[-1] for gene in this.genes if gene.kind == "categorical" or gene.name.endswith("depth")}
+  return {gene.name: gene.values[-1] for gene in this.genes
+          if gene.kind == "categorical" or gene.name.endswith("depth")}
 
 
 def test_variation_stays_inside(this):
@@ -203,7 +205,8 @@ def test_every_choice_of_translation_is_covered(translations):
   configs = [this.supernet.net.config for this in translations]
   assert len({(config.norm, config.embeddings) for config in configs}) == 6
   specs = [spec for this in translations for spec in set(this.specs)]
-  assert len(specs) >= 200 and {spec.encoder_embed_dim for spec in specs} == {spec.decoder_embed_dim for spec in specs} == {6, 8}
+  assert len(specs) >= 200
+  assert {spec.encoder_embed_dim for spec in specs} == {spec.decoder_embed_dim for spec in specs} == {6, 8}
   encoder, decoder = ([layer for spec in specs for layer in getattr(spec, side)] for side in ("encoder", "decoder"))
   kinds = dict(translations[0].supernet.net.kinds)
   assert {layer.kind for layer in encoder} == kinds.keys()

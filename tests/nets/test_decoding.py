@@ -17,7 +17,7 @@ KINDS = tuple((name, registry.lookup(attention.TABLE, name)()) for name in atten
 SPEC = TranslationSpec(6, 8, (LayerSpec("cosformer", 2, 2, 5), LayerSpec("softmax", 1, 4, 5)), (
     DecoderLayerSpec("softmax_relative", 2, 2, "cosformer", 2, 2, 2, 5),
     DecoderLayerSpec("linear", 1, 4, "softmax", 2, 2, 1, 5)))
-SOURCE = jnp.array([[5, 4, 3, 2, PAD, PAD], [3, 5, 4, 4, 3, 2], [2, PAD, PAD, PAD, PAD, PAD], [4, 2, PAD, PAD, PAD, PAD]])
+SOURCE = jnp.array([[5, 4, 3, 2, PAD, PAD], [3, 5, 4, 4, 3, 2], [2] + [PAD] * 5, [4, 2] + [PAD] * 4])
 VOCAB, LONGEST = 6, 4  # tokens of which 3, 4 and 5 go on; of a translation, in most tests
 SHORT = {"length_factor": 0.0, "length_offset": LONGEST}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
@@ -39,7 +39,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def log_p(params):
-  """For every source, log-probabilities of the next token after each beginning of at most 3 tokens: all there is to know."""
+  """For every source, log-probabilities of the next token after every beginning of at most 3 tokens."""
   beginnings = [row for length in range(LONGEST) for row in itertools.product((3, 4, 5), repeat=length)]
   targets = jnp.array([[*row, *[PAD] * (LONGEST - len(row))] for row in beginnings])
   found = []
@@ -70,7 +70,8 @@ def beam_search(table, config):
     tokens = (EOS,) if length == LONGEST else (EOS, 3, 4, 5)
     ways = sorted((((*row, token), score + table[row][token]) for row, score in alive for token in tokens),
                   key=lambda way: -way[1])[: 2 * config.beam]
-    done += [(row, score / by_hand(config.penalty, config.alpha, length)) for row, score in ways[: config.beam] if row[-1] == EOS]
+    divisor = by_hand(config.penalty, config.alpha, length)
+    done += [(row, score / divisor) for row, score in ways[: config.beam] if row[-1] == EOS]
     alive = [way for way in ways if way[0][-1] != EOS][: config.beam]
     if len(done) >= config.beam:
       break
@@ -172,8 +173,8 @@ def test_generate_says_the_most_probable_token_again_and_again(params):
 
 
 @pytest.mark.parametrize("penalty, alpha, length, divisor", [
-    ("gnmt", 0.6, 7, 2**0.6), ("gnmt", 1.0, 1, 1.0), ("gnmt", 0.0, 9, 1.0), ("fairseq", 1.0, 5, 5.0), ("fairseq", 0.5, 4, 2.0),
-    ("none", 0.6, 9, 1.0)])
+    ("gnmt", 0.6, 7, 2**0.6), ("gnmt", 1.0, 1, 1.0), ("gnmt", 0.0, 9, 1.0), ("fairseq", 1.0, 5, 5.0),
+    ("fairseq", 0.5, 4, 2.0), ("none", 0.6, 9, 1.0)])
 def test_penalties_by_hand(penalty, alpha, length, divisor):
   got = Decoding(penalty=penalty, alpha=alpha).normalised(jnp.float32(-3.0), length)
   assert float(got) == pytest.approx(-3.0 / divisor)

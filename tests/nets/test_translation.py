@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nasformer import attention, registry
-from nasformer.nets.translation import BOS, PAD, Pair, Sliced, Translation, TranslationNet, TranslationTransformer, sinusoids
+from nasformer.nets.translation import (BOS, PAD, Pair, Sliced, Translation, TranslationNet, TranslationTransformer,
+                                        sinusoids)
 from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec, UserError
 
 KINDS = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
@@ -15,7 +16,8 @@ PAIR = Pair(jnp.array([[5, 4, 7, 2, PAD, PAD], [3, 8, 9, 4, 6, 2], [9, 2, PAD, P
             jnp.array([[6, 5, 2, PAD, PAD], [4, 4, 3, 2, PAD], [8, 7, 9, 5, 2]]))
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
-over_kinds = pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.can.causal and kind.can.cross])
+ABLE = [name for name, kind in KINDS.items() if kind.can.causal and kind.can.cross]
+over_kinds = pytest.mark.parametrize("kind", ABLE)
 over_nets = pytest.mark.parametrize("norm, embeddings", [("post", "joint"), ("pre", "decoder"), ("post", "separate")])
 
 
@@ -224,7 +226,8 @@ def test_what_embeddings_share(embeddings, target, output):
   assert {name: leaf.shape for name, leaf in ends.items()} == TABLES[embeddings]
   source = "embedding" if embeddings == "joint" else "source_embedding"
   for side, name, dim in (("source", source, 6), ("target", target, 8)):
-    close(net.embed(ends, side, PAIR.source, dim) - sinusoids(jnp.arange(6), 8)[:, :dim], ends[name][PAIR.source][..., :dim], 1e-3)
+    waves = sinusoids(jnp.arange(6), 8)[:, :dim]
+    close(net.embed(ends, side, PAIR.source, dim) - waves, ends[name][PAIR.source][..., :dim], 1e-3)
   close(net.logits(ends, jnp.arange(8.0).reshape(1, 1, 8))[0, 0], ends[output] @ np.arange(8.0), 1e-3)
 
 
@@ -279,7 +282,8 @@ def test_a_network_knows_its_share_of_the_largest_width():
       asked.append(((layer, block), share))
 
   net = Listening(Translation(), 11, 11, tuple(KINDS.items()), (12, 32))
-  jax.eval_shape(lambda key: TranslationTransformer(net, SPEC).apply({"params": draw(make())}, PAIR, key), jax.random.key(0))
+  apply = functools.partial(TranslationTransformer(net, SPEC).apply, {"params": draw(make())}, PAIR)
+  jax.eval_shape(apply, jax.random.key(0))
   encoder = {(-1, 0): 0.5} | {(layer, block): 0.5 for layer in range(2) for block in (0, 1)}
   decoder = {(-1, 2): 0.25} | {(layer, block): 0.25 for layer in range(2) for block in (2, 3, 4)}
   assert dict(asked) == encoder | decoder and len(asked) == len(dict(asked))
@@ -331,5 +335,5 @@ def test_mistakes_are_told(change, message):
 
 
 def test_one_table_needs_one_vocabulary():
-  with pytest.raises(UserError, match="net.embeddings='joint' needs one vocabulary, but there are 11 source and 12 target"):
+  with pytest.raises(UserError, match="net.embeddings='joint' needs one vocabulary, but there are 11 source and 12"):
     TranslationNet(Translation(), 11, 12, (), (6, 8))

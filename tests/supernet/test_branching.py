@@ -1,4 +1,4 @@
-"""The three forms of the layer loop and the hand-written gradient of one, against an unrolled loop that JAX differentiates."""
+"""The three forms of the layer loop, and the hand-written gradient of one, against an unrolled loop."""
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,7 @@ def both(last, after, depth):
   return loss(last) + sum(loss(jax.tree.map(lambda x: x[i], after)) * (2 + i) for i in range(depth))
 
 
-@pytest.mark.parametrize("depth", range(1, MAX_DEPTH + 1))
+@pytest.mark.parametrize("depth", [1, 3])
 def test_masked_is_an_unrolled_loop_of_the_sizes_themselves(depth):
   def masked_loss(state, stacked, memory):
     aux = AUX | {"masked": None}

@@ -7,9 +7,8 @@ import pytest
 from nasformer import registry, tasks
 from nasformer.data.base import Info
 from nasformer.data.parallel import TextInfo
-from nasformer.space.encoder import Encoder
 from nasformer.space.tiny import Tiny
-from nasformer.space.translation import TinyTranslation, Translation
+from nasformer.space.translation import TinyTranslation
 from nasformer.tasks import base
 from nasformer.types import UserError
 
@@ -27,13 +26,12 @@ def test_every_row_of_the_table_is_a_task(name):
   assert isinstance(task.headline, str) and hash(task) == hash(type(task)())
 
 
-@pytest.mark.parametrize("info, info_type, space, space_type, message", [
-    (TEXT, Info, Tiny(), Encoder, "the task 'it' needs pictures, which the data set 'toy' is not"),
-    (PICTURES, Info, TinyTranslation(), Encoder, "the task 'it' needs some space, which TinyTranslation is not"),
-    (PICTURES, TextInfo, TinyTranslation(), Translation, "the task 'it' needs pictures, which the data set 'toy' is not"),
-    (TEXT, TextInfo, Tiny(), Translation, "the task 'it' needs some space, which Tiny is not"),
+@pytest.mark.parametrize("name, info, space, message", [
+    ("image_classification", TEXT, Tiny(), "task 'image_classification' needs images, which the data set 'toy' is not"),
+    ("image_classification", PICTURES, TinyTranslation(), "needs an encoder space, which TinyTranslation is not"),
+    ("translation", PICTURES, TinyTranslation(), "task 'translation' needs sentence pairs, which the data set"),
+    ("translation", TEXT, Tiny(), "needs an encoder-decoder space, which Tiny is not"),
 ])
-def test_data_and_spaces_of_other_tasks_are_refused(info, info_type, space, space_type, message):
+def test_data_and_spaces_of_other_tasks_are_refused(name, info, space, message):
   with pytest.raises(UserError, match=message):
-    base.check_parts("it", info, info_type, "pictures", space, space_type, "some space")
-  base.check_parts("it", PICTURES, Info, "pictures", Tiny(), Encoder, "some space")
+    registry.lookup(tasks.TABLE, name)().build(info, space, {})
