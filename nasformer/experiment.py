@@ -1,7 +1,7 @@
 """Everything that decides a run: one frozen dataclass, made by a config file and stored beside every result."""
 
 import dataclasses
-from typing import Any, Mapping
+from typing import Any, Literal, Mapping
 
 from nasformer.config import component, components
 from nasformer.registry import lookup
@@ -75,7 +75,7 @@ class Limits:
   Attributes:
     params: number of parameters.
     flops: FLOPs for one example.
-    latency_ms: measured on this device, on the sliced compiled network: costs a compilation per candidate.
+    latency_ms: of the sliced compiled network on this device; see `Search.latency`.
   """
 
   params: float | None = None
@@ -88,9 +88,10 @@ class Limits:
       if value is not None and not value > 0:
         raise UserError(f"{field.name}={value}: a limit must be above 0; leave it out for none")
 
-  def counted(self) -> dict[str, float]:
-    """The limits on costs that are known without measuring."""
-    return {name: value for name in ("params", "flops") if (value := getattr(self, name)) is not None}
+  def counted(self, latency: bool = False) -> dict[str, float]:
+    """The limits on costs that are known without measuring; latency may be one of them, where it is predicted."""
+    names = ("params", "flops", "latency_ms") if latency else ("params", "flops")
+    return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,8 @@ class Search:
     score: what they are judged by, with inherited weights on the validation part.
     generations: rounds.
     limits: the budget.
+    latency: "measured": every candidate is compiled and run, which takes seconds each; "predicted": from the table that the
+      stage latency measures beforehand, at once, and the winners are measured.
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
     baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
     baseline_flops: budget of the hand-made network in FLOPs, where it is not that of the search.
@@ -115,6 +118,7 @@ class Search:
   score: Any = component("nasformer.score", "loss", "score")
   generations: int = 30
   limits: Limits = Limits()
+  latency: Literal["measured", "predicted"] = "measured"
   arms: Mapping[str, str] = dataclasses.field(default_factory=lambda: {
       "mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"})
   baseline: str = "layer.*.kind=softmax"
@@ -128,6 +132,8 @@ class Search:
       raise UserError(f"generations={self.generations}, batch_size={self.batch_size}: both must be at least 1")
     if self.chunk < 0 or self.margin < 0:
       raise UserError(f"chunk={self.chunk}, margin={self.margin}: neither may be negative")
+    if self.latency not in ("measured", "predicted"):
+      raise UserError(f"latency={self.latency!r}: it must be 'measured' or 'predicted'")
     if not self.arms or "baseline" in self.arms:
       raise UserError(f"arms={dict(self.arms)}: give at least one, and none named 'baseline'")
     if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.arms):
@@ -135,6 +141,34 @@ class Search:
     if not isinstance(self.score, str) and not hasattr(self.score, "value"):
       raise UserError(f"score={type(self.score).__name__}: only 'accuracy', 'loss' and 'bleu' can lead a search;"
                       " costs are given as search.limits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+  """Which networks are trained alone to see how far the scores of the supernet are to be believed (the stage trust).
+
+  Attributes:
+    front: of the front that the search found.
+    spread: random ones, from the smallest FLOPs to the largest.
+    budget: random ones that cost about as much as the search may spend.
+    band: how far their FLOPs may be from that, as a fraction.
+    steps: updates of each; None for those of the final training.
+  """
+
+  front: int = 4
+  spread: int = 6
+  budget: int = 6
+  band: float = 0.05
+  steps: int | None = None
+
+  def __post_init__(self):
+    if min(self.front, self.spread, self.budget) < 0 or self.spread + self.budget < 2:
+      raise UserError(f"trust: front={self.front}, spread={self.spread}, budget={self.budget}: none may be negative, and"
+                      " at least 2 networks have an order")
+    if not 0 < self.band < 1:
+      raise UserError(f"trust.band={self.band}: it must lie between 0 and 1")
+    if self.steps is not None and self.steps < 1:
+      raise UserError(f"trust.steps={self.steps}: it must be at least 1; leave it out for those of the final training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +186,7 @@ class Experiment:
     search: the search.
     retrain: the winners' training from scratch.
     latency: how winners are timed.
+    trust: which networks show how far the supernet is to be believed.
   """
 
   seeds: tuple[int, ...] = (0,)
@@ -164,6 +199,7 @@ class Experiment:
   search: Search = Search()
   retrain: Training = Training()
   latency: Latency = Latency()
+  trust: Trust = Trust()
 
   def __post_init__(self):
     if isinstance(self.search.score, Bleu) and getattr(self.task, "headline", "bleu") != "bleu":

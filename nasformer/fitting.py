@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from nasformer.data.batching import train_batches
+from nasformer.data.batching import eval_batches, train_batches
+from nasformer.evaluate import evaluator
 from nasformer.experiment import Training
 from nasformer.nets.blocks import decayed
 from nasformer.ops import stats
@@ -151,6 +152,26 @@ class Fitting:
     losses, before = self.rank(weights), self._ranks.read()
     tau = stats.kendall_tau(np.array(before[-1]["losses"]), losses) if before else None
     self._ranks.write({"step": done, "tau": tau, "losses": losses.tolist()})
+
+
+def lone_fitting(run: Run, label: str, folder: pathlib.Path, seed: int, training: Training, network: Any) -> Fitting:
+  """The training of one network of its own, from scratch."""
+  task, example = run.experiment.task, run.experiment.task.example(network.net, 1)
+  judge = evaluator(lambda params, inputs: network.apply({"params": params}, inputs), task)
+  part = lambda: eval_batches(run.splits.get("val", "retrain"), run.experiment.search.batch_size)
+  return Fitting(run, label, folder, seed, training, lambda key: network.init(key, example)["params"],
+                 lambda params: judge(params, part()))
+
+
+def alone(network: Any, task: Any) -> step.LossFn:
+  """The loss of one network of its own, with augmentation and dropout."""
+
+  def loss(params, batch, keys):
+    augment, noise = jax.random.split(keys.micro)
+    batch = task.prepare(augment, batch)
+    return task.loss(network.apply({"params": params}, task.inputs(batch), noise), batch).mean(), ({}, None)
+
+  return loss
 
 
 def stable(rows: list[dict], training: Training) -> bool:

@@ -22,7 +22,9 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="Experiment file
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for everything the run makes. The same command again goes on "
                                "where it stopped.")
 _STAGES = flags.DEFINE_list("stages", None, "Stages to run, in order: train, search, derive, retrain, evaluate, report. "
-                            "All if left out. Or translate, which needs --workdir only.")
+                            "These if left out. On demand: latency (measures networks "
+                            "of the space into a table, to predict from) and trust (does the supernet order networks as "
+                            "training them alone does?). Or translate, which needs --workdir only.")
 _INPUT = flags.DEFINE_string("input", None, "For --stages=translate: text to translate, one sentence per line, plain or .gz; "
                              "standard input if left out.")
 _ARM = flags.DEFINE_string("arm", None, "For --stages=translate: which search's winner translates, or baseline.")
@@ -59,7 +61,7 @@ def _run(console: Console) -> None:
   from nasformer.compilations import counted
   from nasformer.store import files
 
-  names = _STAGES.value or list(stages.STAGES)
+  names = _STAGES.value or [name for name in stages.STAGES if name not in stages.ON_DEMAND]
   for name in names:
     if name not in stages.STAGES:
       raise UserError(f"--stages={','.join(names)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)}, or translate alone)")

@@ -1,7 +1,8 @@
 """The stages of a run, one function each. This is the only file that introduces the parts to each other.
 
 Every stage reads and writes files of the work directory and nothing else, can be run again, and goes on where it was
-stopped: train -> search -> derive -> retrain -> evaluate -> report.
+stopped: train -> search -> derive -> retrain -> evaluate -> report. On demand,
+latency comes before all and trust after search.
 """
 
 import dataclasses
@@ -16,11 +17,12 @@ import numpy as np
 
 from nasformer import derive as derivation
 from nasformer import evaluate as evaluation
+from nasformer import timing
 from nasformer.data.batching import eval_batches, train_batches
-from nasformer.fitting import Fitting, named
+from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
 from nasformer.score import counts
-from nasformer.score.generated import Bleu
+from nasformer.scoring import Scorer, supernet_fitting, trained_supernet
 from nasformer.search import loop as search_loop
 from nasformer.search import winner as choose
 from nasformer.search.costs import CostTable
@@ -28,13 +30,13 @@ from nasformer.search.domain import Domain
 from nasformer.store import files
 from nasformer.store.trials import TrialLog
 from nasformer.store.writers import JsonlWriter
-from nasformer.supernet.population import PopulationPass, fastest_chunk
 from nasformer.supernet.sampling import supernet_loss
 from nasformer.train import mesh
-from nasformer.types import Params, Score, UserError
+from nasformer.trusting import trust
+from nasformer.types import Params, UserError
 from nasformer.workdir import Run, device
 
-_CAPACITY = 128  # members of one population pass: HAT's generations fit
+_MEASURED = 20  # most networks that are measured to find one that keeps a predicted limit
 _EXAMPLES = 8  # images on which a derived network is compared with the supernet
 
 
@@ -60,45 +62,10 @@ def retrain(run: Run) -> None:
   task = run.experiment.task
   for row in run.winners("retrain"):
     network = run.supernet.module(run.supernet.space.decode(np.array(row["genes"])))
-    fitting = _retraining(run, row, network)
-
-    def loss(params, batch, keys, network=network):
-      augment, noise = jax.random.split(keys.micro)
-      batch = task.prepare(augment, batch)
-      return task.loss(network.apply({"params": params}, task.inputs(batch), noise), batch).mean(), ({}, None)
-
-    fitting.fit(loss)
+    fitting = lone_fitting(run, f"retrain {row['arm']}, seed {row['seed']}",
+                           run.model_dir("retrain", row["arm"], row["seed"]), row["seed"], run.experiment.retrain, network)
+    fitting.fit(alone(network, task))
     run.checkpoints(fitting.folder / "model").save(run.experiment.retrain.steps, fitting.weights())
-
-
-def _retraining(run: Run, row: dict, network: Any) -> Fitting:
-  experiment, example = run.experiment, run.experiment.task.example(network.net, 1)
-  judge = evaluation.evaluator(lambda p, x: network.apply({"params": p}, x), experiment.task)
-  validate = lambda params: judge(params, eval_batches(run.splits.get("val", "retrain"), experiment.search.batch_size))
-  return Fitting(run, f"retrain {row['arm']}, seed {row['seed']}", run.model_dir("retrain", row["arm"], row["seed"]),
-                 row["seed"], experiment.retrain, lambda key: network.init(key, example)["params"], validate)
-
-
-def supernet_fitting(run: Run, seed: int) -> Fitting:
-  """The training of the supernet of a seed."""
-  training, rank = run.experiment.train, None
-  if training.stability_networks:
-    genes = np.asarray(run.experiment.space.sample(run.key(seed, "stability"), training.stability_networks))
-    rank = lambda params: Scorer(run)(params, genes).parts["loss"]
-  return Fitting(run, f"supernet, seed {seed}", run.supernet_dir(seed), seed, training, run.supernet.init, rank=rank)
-
-
-def trained_supernet(run: Run, seed: int, stage: str) -> Params:
-  """Weights of a supernet whose training has ended.
-
-  Raises:
-    UserError: it has not.
-  """
-  fitting = supernet_fitting(run, seed)
-  if not fitting.ended:
-    raise UserError(f"--stages={stage} needs the supernet of seed {seed} trained for {run.experiment.train.steps} steps;"
-                    f" there are {fitting.checkpoints.latest_step() or 0}: run --stages=train first")
-  return fitting.weights()
 
 
 # -- search ---------------------------------------------------------------------------------------------------------------
@@ -137,11 +104,11 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
   config, domains = run.experiment.search, {}
   for arm, rule in config.arms.items():
     with named(f"--config.search.arms.{arm}"):
-      domains[arm] = _domain(run, rule, config.limits.counted())
+      domains[arm] = _domain(run, rule, config.limits.counted(config.latency == "predicted"))
       domains[arm].check()
       _latency_checks(run, domains[arm])
   with named("--config.search.baseline"):
-    limits = config.limits.counted() if config.baseline_flops is None else {"flops": config.baseline_flops}
+    limits = domains[next(iter(domains))].limits if config.baseline_flops is None else {"flops": config.baseline_flops}
     return domains, _domain(run, config.baseline, limits)
 
 
@@ -151,6 +118,8 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   net = run.supernet.net
   costs = {"params": counts.NumParams(), "flops": counts.NumFlops()}
   tables = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
+  if run.experiment.search.latency == "predicted":
+    tables["latency_ms"], _ = timing.predicted(run, narrow)
   return Domain(narrow, tables, limits)
 
 
@@ -175,9 +144,7 @@ def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Dom
   if not trials:
     raise UserError(f"search.limits.latency_ms={config.limits.latency_ms}: none of {found.asked} proposals of arm {arm!r}"
                     " keeps it; raise it or give smaller choices")
-  best = choose.best(trials)
-  if config.margin:
-    best = choose.within_error(trials, len(run.splits.get("val", "search")), config.margin)
+  best = _best(run, domain, trials)
   run.note_timing("search arm", arm=arm, seed=seed, seconds=time.perf_counter() - began)
   effort = {name: getattr(found, name) for name in ("evaluated", "asked", "duplicates")}
   return _winner_row(run, best, arm, seed) | effort | {"rejected": dict(found.rejected)}, consumed
@@ -185,8 +152,9 @@ def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Dom
 
 def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
   spec = run.experiment.space.decode(np.array(trial["genes"]))
-  return {"arm": arm, "seed": seed, "genes": list(trial["genes"]), "spec": spec.to_json(), "params": trial["params"],
-          "flops": trial["flops"], "inherited": {"accuracy": trial["accuracy"], "loss": trial["loss"]}}
+  row = {"arm": arm, "seed": seed, "genes": list(trial["genes"]), "spec": spec.to_json(), "params": trial["params"],
+         "flops": trial["flops"], "inherited": {"accuracy": trial["accuracy"], "loss": trial["loss"]}}
+  return row | ({"predicted_ms": trial["latency_ms"]} if "latency_ms" in trial else {})
 
 
 def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
@@ -202,92 +170,59 @@ def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, m
   checks = _latency_checks(run, domain).values()
   best = next((row for row in falling if all(check(row[None])[0] for check in checks)), falling[-1])
   parts = score(best[None]).parts
-  trial = {"genes": best.tolist(), "params": int(domain.costs["params"].exact(best)),
-           "flops": int(domain.costs["flops"].exact(best)), **{name: float(x[0]) for name, x in parts.items()}}
+  trial = {"genes": best.tolist(), **{name: cost.exact(best).item() for name, cost in domain.costs.items()},
+           **{name: float(x[0]) for name, x in parts.items()}}
   return _winner_row(run, trial, "baseline", seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stopwatch:
+  """Measured latency of networks, remembered in the work directory: asked again, it says the same."""
+
+  run: Run
+
+  @functools.cached_property
+  def log(self) -> JsonlWriter:
+    return JsonlWriter(self.run.path / "latency_search.jsonl")
+
+  @functools.cached_property
+  def known(self) -> dict[tuple, float]:
+    return {tuple(row["genes"]): row["median_ms"] for row in self.log.read()}
+
+  def __call__(self, genes: Sequence[int] | np.ndarray) -> float:
+    name = tuple(int(gene) for gene in genes)
+    if name not in self.known:
+      self.known[name] = timing.measure(self.run, np.array(name, np.int32))["median_ms"]
+      self.log.write({"genes": list(name), "median_ms": self.known[name]})
+    return self.known[name]
 
 
 def _latency_checks(run: Run, domain: Domain) -> dict[str, Callable]:
   limit = run.experiment.search.limits.latency_ms
-  if limit is None:
+  if limit is None or "latency_ms" in domain.limits:
     return {}
-  log = JsonlWriter(run.path / "latency_search.jsonl")
-  measured = {tuple(row["genes"]): row["median_ms"] for row in log.read()}
-
-  def latency(genes) -> float:
-    name = tuple(int(gene) for gene in genes)
-    if name not in measured:
-      measured[name] = _measure(run, genes)["median_ms"]
-      log.write({"genes": list(name), "median_ms": measured[name]})
-    return measured[name]
-
-  least = latency(domain.cheapest if domain.limits else _smallest(domain))
+  measured = _Stopwatch(run)
+  least = measured(domain.cheapest if domain.limits else timing.cheapest(run, domain.space))
   if least > limit:
     raise UserError(f"search.limits.latency_ms={limit:g} cannot be met: the smallest network of this space takes"
                     f" {least:.3g} ms here")
-  return {"latency_ms": lambda genes: np.array([latency(row) <= limit for row in genes])}
+  return {"latency_ms": lambda genes: np.array([measured(row) <= limit for row in genes])}
 
 
-def _smallest(domain: Domain) -> np.ndarray:
-  return np.asarray(domain.space.canonical(jnp.asarray(domain.costs["flops"].minimum()[1])))
-
-
-def _measure(run: Run, genes) -> dict[str, float]:
-  network = run.supernet.module(run.experiment.space.decode(np.asarray(genes)))
-  task, latency = run.experiment.task, run.experiment.latency
-  example = task.example(run.supernet.net, latency.batch_size)
-  shapes = jax.eval_shape(network.init, jax.random.key(0), example)
-  return latency.measure(task.timed(network), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), example)
-
-
-class Scorer:
-  """Scores genomes with the weights of a supernet on the validation part; compiled once, for all seeds."""
-
-  def __init__(self, run: Run):
-    self.run = run
-    config = run.experiment.search
-    split = run.splits.get("val", "search")
-    self.batches = [jax.device_put(batch) for batch in eval_batches(split, config.batch_size)]
-    self.flops = CostTable(run.experiment.space, tuple(counts.terms(run.experiment.space, run.supernet.net,
-                                                                    counts.NumFlops())))
-    self.chunk, self.chunk_seconds = config.chunk, {}
-    if not config.chunk:
-      self.chunk = 1 if jax.default_backend() == "cpu" else self._measured_chunk()
-
-  def __call__(self, params: Params, genes: np.ndarray) -> Score:
-    pieces = [genes[i : i + _CAPACITY] for i in range(0, len(genes), _CAPACITY)]
-    sums = [self.population(params, piece, self.flops.exact(piece), self.batches) for piece in pieces]
-    means = evaluation.means({name: np.concatenate([s[name] for s in sums]) for name in sums[0]})
-    score = self.run.experiment.search.score
-    if isinstance(score, Bleu):
-      means["bleu"] = np.array([self._bleu(params, row, score.sentences) for row in genes])
-    return Score(score.value(means), means, "inherited", "val")
-
-  def _bleu(self, params: Params, genes: np.ndarray, sentences: int) -> float:
-    run = self.run
-    spec = run.experiment.space.decode(genes)
-    split = run.splits.get("val", "search")
-    return run.experiment.task.judge(run.supernet.module(spec), run.supernet.derive(params, spec), split, run.splits.info,
-                                     sentences)["bleu"]
-
-  @functools.cached_property
-  def population(self) -> PopulationPass:
-    return self._pass(self.chunk)
-
-  def _pass(self, chunk: int) -> PopulationPass:
-    return PopulationPass(self.run.supernet, self.run.experiment.task, _CAPACITY, chunk)
-
-  def _measured_chunk(self) -> int:
-    """The fastest chunk, measured once per work directory: scores differ in the last digits between chunk sizes."""
-    path = self.run.path / "chunk.json"
-    if not path.exists():
-      genes = np.asarray(self.run.experiment.space.sample(jax.random.key(0), _CAPACITY))
-      weights = jax.tree.map(jnp.zeros_like, jax.eval_shape(self.run.supernet.init, jax.random.key(0)))
-      best, seconds = fastest_chunk(self._pass, weights, genes, self.flops.exact(genes), self.batches[0])
-      files.write_json(path, {"chunk": best, "seconds": {str(chunk): value for chunk, value in seconds.items()}})
-    found = files.read_json(path)
-    self.chunk_seconds = found["seconds"]
-    return found["chunk"]
+def _best(run: Run, domain: Domain, trials: list[dict]) -> Mapping:
+  """The trial that wins; where latency was predicted, the best of those that keep the limit when they are measured."""
+  config, measured = run.experiment.search, _Stopwatch(run)
+  for _ in range(_MEASURED):
+    best = choose.best(trials)
+    if config.margin:
+      best = choose.within_error(trials, len(run.splits.get("val", "search")), config.margin)
+    if "latency_ms" not in domain.limits or measured(best["genes"]) <= domain.limits["latency_ms"]:
+      return best
+    trials = [trial for trial in trials if trial is not best]
+    if not trials:
+      break
+  raise UserError(f"search.limits.latency_ms={domain.limits['latency_ms']:g}: none of the best networks that were predicted to"
+                  " keep it does when it is measured: lower it, or measure more with --config.latency.networks")
 
 
 # -- after the search -----------------------------------------------------------------------------------------------------
@@ -329,7 +264,7 @@ def evaluate(run: Run) -> None:
       rows.append({key: row[key] for key in ("arm", "seed", "spec", "params", "flops")}
                   | {"inherited": {"val": row["inherited"]}, "retrained": retrained}
                   | experiment.task.facts(run.supernet.net, spec))
-      timings.append({"arm": row["arm"], "seed": row["seed"], **_measure(run, row["genes"])})
+      timings.append({"arm": row["arm"], "seed": row["seed"], **timing.measure(run, row["genes"])})
       show(number + 1, f"{row['arm']}: {experiment.task.headline} {retrained['test'][experiment.task.headline]:.4g}")
   if outputs:
     for name, lines in (("source", parts["test"].sources), ("reference", parts["test"].targets)):
@@ -368,5 +303,6 @@ def report(run: Run) -> None:
   run.console.print(f"report: {where}", soft_wrap=True, highlight=False)
 
 
-STAGES = {"train": train, "search": search, "derive": derive, "retrain": retrain, "evaluate": evaluate,
+STAGES = {"latency": timing.latency, "train": train, "search": search, "trust": trust, "derive": derive, "retrain": retrain, "evaluate": evaluate,
           "report": report}
+ON_DEMAND = ("latency", "trust")  # dear: they run only where they are named

@@ -89,11 +89,15 @@ class Run:
   def latency(self) -> pathlib.Path:
     return self.path / "latency.json"
 
+  @property
+  def trust(self) -> pathlib.Path:
+    return self.path / "trust.json"
+
   def supernet_dir(self, seed: int) -> pathlib.Path:
     return self.path / "supernet" / f"seed{seed}"
 
   def model_dir(self, stage: str, arm: str, seed: int) -> pathlib.Path:
-    """Folder of one winner: "derived" with inherited weights, "retrain" with its own."""
+    """Folder of one network: "derived" with inherited weights, "retrain" and "trust" with its own."""
     return self.path / stage / arm / f"seed{seed}"
 
   def outputs(self, arm: str, seed: int) -> pathlib.Path:

@@ -11,6 +11,9 @@ import shutil
 import subprocess
 import sys
 
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time goes to compiling
+os.environ.setdefault("XLA_FLAGS", QUICK)
+
 import jax
 import jaxtyping
 import pytest
@@ -46,8 +49,7 @@ class Program:
 
   def start(self, *flags, **options):
     """The running process."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick, "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(self.cache),
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)

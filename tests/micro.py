@@ -2,7 +2,7 @@
 
 from nasformer import config
 from nasformer.data.digits import Digits
-from nasformer.experiment import Experiment, Limits, Search, Training
+from nasformer.experiment import Experiment, Limits, Search, Training, Trust
 from nasformer.nets.vision import Vision
 from nasformer.score.latency import Latency
 from nasformer.search.evolution import Evolution
@@ -24,4 +24,5 @@ def get_config(data="digits"):
                     limits=Limits(flops=1.5e4), arms={"mixed": "", "linear": "layer.*.kind=linear"}, batch_size=64),
       retrain=training,
       latency=Latency(warmup=1, runs=3),
+      trust=Trust(front=1, spread=2, budget=2, band=0.1, steps=10),
   ))

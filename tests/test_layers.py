@@ -19,6 +19,8 @@ LAYERS = [
     {"experiment"},
     {"workdir", "deploy"},
     {"fitting", "translating"},
+    {"scoring", "timing"},
+    {"trusting"},
     {"stages"},
     {"main"},
 ]

@@ -60,7 +60,7 @@ def winners(path, arm=None):
 # -- all stages ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", stages.STAGES)
+@pytest.mark.parametrize("stage", [name for name in stages.STAGES if name not in stages.ON_DEMAND])
 def test_a_stage_that_is_run_again_changes_no_byte(finished, copied, contents, make_run, stage):
   stages.STAGES[stage](make_run(copied))
   assert contents(copied) == contents(finished)
@@ -203,7 +203,7 @@ def test_a_limit_on_latency_is_measured_once_for_each_network(scored, make_run, 
     measured.append(tuple(genes))
     return {"median_ms": 1.0 + int(genes[1]) + int(genes[3])}
 
-  monkeypatch.setattr(stages, "_measure", measure)
+  monkeypatch.setattr(stages.timing, "measure", measure)
   search = lambda limit: stages.search(make_run(tmp_path, search=dataclasses.replace(
       SEARCH, limits=Limits(latency_ms=limit))))
   with pytest.raises(UserError, match="search.limits.latency_ms=0.5 cannot be met: the smallest network .* takes 1 ms"):
@@ -222,8 +222,9 @@ def test_a_limit_on_latency_is_measured_once_for_each_network(scored, make_run, 
 def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeypatch):
   """Only the smallest network keeps the limit, and it is not among the first that are drawn."""
   search = dataclasses.replace(SEARCH, limits=Limits(latency_ms=2.0), arms={"any": ""}, generations=1)
-  smallest = stages._smallest(stages._domain(make_run(tmp_path, search=search), "", {})).tolist()
-  monkeypatch.setattr(stages, "_measure", lambda run, genes: {"median_ms": 1.0 if genes.tolist() == smallest else 9.0})
+  run = make_run(tmp_path, search=search)
+  smallest = stages.timing.cheapest(run, run.experiment.space).tolist()
+  monkeypatch.setattr(stages.timing, "measure", lambda run, genes: {"median_ms": 1.0 if genes.tolist() == smallest else 9.0})
   with pytest.raises(UserError, match="search.limits.latency_ms=2.0: none of .* proposals of arm 'any' keeps it"):
     stages.search(make_run(tmp_path, search=search))
 
@@ -246,31 +247,3 @@ def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_score_is_that_of_the_small_network(make_run, tmp_path, monkeypatch):
-  """However many are scored at once, and over batches of which the last is not full."""
-  monkeypatch.setattr(stages, "_CAPACITY", 4)
-  space = Tiny(embed_dim=(8, 12), depth=(1, 2), num_heads=(1,), head_dim=4, ffn_dim=(8,), kinds=("softmax", "linear"))
-  run = make_run(tmp_path, space=space, search=dataclasses.replace(SEARCH, batch_size=48))
-  params = jax.jit(run.supernet.init)(jax.random.key(0))
-  genes = np.asarray(run.experiment.space.sample(jax.random.key(1), 6))
-  score = stages.Scorer(run)(params, genes)
-  assert (score.source, score.split) == ("inherited", "val")
-  np.testing.assert_array_equal(score.value, -score.parts["loss"])
-  spec = run.experiment.space.decode(genes[5])
-  network = run.supernet.module(spec)
-  judge = evaluate.evaluator(lambda p, x: network.apply({"params": p}, x), run.experiment.task)
-  found = judge(run.supernet.derive(params, spec), eval_batches(run.splits.get("val", "search"), 64))
-  assert found == pytest.approx({name: part[5] for name, part in score.parts.items()}, abs=1e-5)
-
-
-def test_the_chunk_is_measured_once_for_a_work_directory(make_run, tmp_path, monkeypatch):
-  run, calls = make_run(tmp_path), []
-  monkeypatch.setattr(stages.jax, "default_backend", lambda: "gpu")
-  monkeypatch.setattr(stages, "fastest_chunk", lambda *args: (calls.append(args), (4, {1: 0.5, 4: 0.25}))[1])
-  for _ in range(2):
-    scorer = stages.Scorer(run)
-    assert scorer.population.chunk == 4 and scorer.chunk_seconds == {"1": 0.5, "4": 0.25}
-  assert len(calls) == 1
-  assert stages.Scorer(make_run(tmp_path, search=dataclasses.replace(SEARCH, chunk=2))).population.chunk == 2

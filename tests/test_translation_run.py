@@ -15,7 +15,7 @@ import pytest
 import rich.console
 
 import nasformer
-from nasformer import config, experiment, fitting, stages, workdir
+from nasformer import config, experiment, fitting, scoring, stages, workdir
 from nasformer.experiment import Training
 from nasformer.score.generated import Bleu
 from nasformer.store import files
@@ -54,7 +54,7 @@ def test_what_a_run_leaves(finished_text):
 
 def test_run_again_nothing_changes(run, contents):
   before = contents(run.path)
-  for stage in stages.STAGES.values():
+  for stage in (stage for name, stage in stages.STAGES.items() if name not in stages.ON_DEMAND):
     stage(run)
   assert contents(run.path) == before
 
@@ -77,7 +77,7 @@ def test_killed_and_started_again(text_program, finished_text, tmp_path):
 
 def test_the_last_checkpoints_are_averaged(run):
   """The supernet's weights are the mean of those of steps 20 and 30."""
-  trained = stages.supernet_fitting(run, 0)
+  trained = scoring.supernet_fitting(run, 0)
   assert trained.checkpoints.steps() == [20, 30]
   both = [trained._restored(step).params for step in (20, 30)]
   jax.tree.map(lambda got, one, two: np.testing.assert_allclose(got, (one + two) / 2, rtol=1e-5, atol=1e-7),
@@ -131,8 +131,8 @@ def test_training_fields_that_make_no_sense(fields, message):
 
 
 def test_search_by_bleu(run):
-  scorer = stages.Scorer(open_run(run.path, search=dataclasses.replace(run.experiment.search, score=Bleu(sentences=5))))
-  params = stages.trained_supernet(run, 0, "search")
+  scorer = scoring.Scorer(open_run(run.path, search=dataclasses.replace(run.experiment.search, score=Bleu(sentences=5))))
+  params = scoring.trained_supernet(run, 0, "search")
   genes = np.asarray(run.experiment.space.sample(jax.random.key(0), 1))
   score = scorer(params, genes)
   spec, split = run.experiment.space.decode(genes[0]), run.splits.get("val", "search")

@@ -1,5 +1,7 @@
 """Statistics of searches and reports, on the host: Pareto fronts, hypervolume, rank agreement, spread."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
@@ -57,6 +59,26 @@ def kendall_tau(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"])
   given = np.sign(predicted[one] - predicted[two])
   pairs = np.count_nonzero(wanted)
   return float((wanted * given).sum() / pairs) if pairs else float("nan")
+
+
+def tau_interval(
+    pairs: Sequence[tuple[Num[np.ndarray, "_"], Num[np.ndarray, "_"]]], samples: int, generator: np.random.Generator
+) -> tuple[float, float]:
+  """95 % bootstrap interval of the mean of several Kendall's taus, architectures drawn anew within each.
+
+  A draw in which all measured values are equal is left out. Source: Efron 1979, Annals of Statistics 7(1).
+
+  Args:
+    pairs: (predicted, measured) of each group of architectures, such as those of one seed.
+    samples: how often it is drawn.
+    generator: consumed.
+  """
+  drawn = []
+  for _ in range(samples):
+    picks = [generator.integers(0, len(measured), len(measured)) for _, measured in pairs]
+    drawn.append(np.mean([kendall_tau(one[pick], two[pick]) for (one, two), pick in zip(pairs, picks)]))
+  low, high = np.nanpercentile(drawn, [2.5, 97.5])
+  return float(low), float(high)
 
 
 def mean_and_spread(values: Num[np.ndarray, "E"]) -> tuple[float, float]:

@@ -47,7 +47,7 @@ styled = matplotlib.rc_context(STYLE)  # as a decorator
 @styled
 def fronts(run: Run) -> Figure:
   """Every candidate that was evaluated, the front of each arm (all seeds together), the winners and the baseline."""
-  figure, axes = _canvas("Found by the search")
+  figure, axes = canvas("Found by the search")
   dense = sum(len(trials.flops) for trials in run.trials) > DENSE
   rows, yard = tables.fronts(run), yardstick(run)
   for trials in run.trials:
@@ -66,7 +66,7 @@ def fronts(run: Run) -> Figure:
   _limit_line(run, axes, "flops")
   _number_axis(axes, "FLOPs")
   _metric_axis(axes.yaxis, yard.inherited)
-  return _legend(figure, axes)
+  return legend(figure, axes)
 
 
 @styled
@@ -80,7 +80,7 @@ def retrained(run: Run, cost: Metric, label: str) -> Figure:
     cost: one of `measures.COSTS`.
     label: of its axis.
   """
-  figure, axes = _canvas("After retraining")
+  figure, axes = canvas("After retraining")
   headline = yardstick(run).test
   for arm in run.arms:
     models = [model for model in run.of(arm) if None not in (cost.of(model), headline.of(model))]
@@ -100,7 +100,7 @@ def retrained(run: Run, cost: Metric, label: str) -> Figure:
   _number_axis(axes, label)
   _metric_axis(axes.yaxis, headline)
   axes.margins(0.12)
-  return _legend(figure, axes)
+  return legend(figure, axes)
 
 
 @styled
@@ -113,7 +113,7 @@ def progress(run: Run, column: str, title: str, label: str) -> Figure:
     title: of the picture.
     label: of the vertical axis.
   """
-  figure, axes = _canvas(title)
+  figure, axes = canvas(title)
   rows = tables.progress(run)
   for trials in run.trials:
     line = [row for row in rows if (row["arm"], row["seed"]) == (trials.arm, trials.seed)]
@@ -124,13 +124,13 @@ def progress(run: Run, column: str, title: str, label: str) -> Figure:
   axes.set_ylabel(label)
   if column == "hypervolume":
     axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-  return _legend(figure, axes)
+  return legend(figure, axes)
 
 
 @styled
 def agreement(run: Run) -> Figure:
   """What the search was followed by, of the same networks with inherited and with retrained weights."""
-  figure, axes = _canvas("Inherited against retrained")
+  figure, axes = canvas("Inherited against retrained")
   for arm in run.arms:
     models = [model for model in run.of(arm) if model.val_retrained is not None]
     _marks(run, axes, arm, [(model.val_inherited, model.val_retrained) for model in models])
@@ -138,19 +138,19 @@ def agreement(run: Run) -> Figure:
   axes.plot([low, high], [low, high], color=palette.RULE, lw=1, ls="--", zorder=1)
   _metric_axis(axes.xaxis, yardstick(run).inherited)
   _metric_axis(axes.yaxis, yardstick(run).retrained)
-  return _legend(figure, axes)
+  return legend(figure, axes)
 
 
 @styled
 def losses(run: Run, curves: Iterable[Curve], title: str) -> Figure:
   """Training loss over the steps, one line per training."""
-  figure, axes = _canvas(title)
+  figure, axes = canvas(title)
   for curve in curves:
     axes.plot(curve.step, curve.loss, color=palette.colour(curve.arm or BASELINE, (*run.arms, curve.arm or BASELINE)),
               alpha=0.8, lw=1.2, label=_once(axes, curve.arm or "supernet"))
   _number_axis(axes, "step")
   axes.set_ylabel("training loss")
-  return _legend(figure, axes)
+  return legend(figure, axes)
 
 
 @styled
@@ -169,14 +169,15 @@ def to_png(figure: Figure) -> bytes:
   return out.getvalue()
 
 
-def _canvas(title: str) -> tuple[Figure, Axes]:
+def canvas(title: str) -> tuple[Figure, Axes]:
+  """An empty picture."""
   figure = Figure((WIDTH, 3.4))
   axes = figure.subplots()
   axes.set_title(title)
   return figure, axes
 
 
-def _legend(figure: Figure, axes: Axes) -> Figure:
+def legend(figure: Figure, axes: Axes) -> Figure:
   """Puts the legend under the axes, where it hides no data."""
   handles, labels = axes.get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside lower center", ncols=4)

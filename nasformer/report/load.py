@@ -48,6 +48,7 @@ def load(workdir: str | pathlib.Path) -> Run:
       curves=tuple(_curves(workdir)),
       latency=latency,
       timings=tuple(_read_log(workdir / "timings.jsonl", ("stage",))),
+      trust=_trust(workdir / "trust.json"),
   )
 
 
@@ -97,6 +98,7 @@ def _model(row: Mapping, searched: Mapping[tuple, float], yardstick: Yardstick) 
       search={name: row[name] for name in ("asked", "evaluated", "duplicates")} if by_search else None,
       rejected=row["rejected"] if by_search else {},
       search_ms=searched[genes] if genes in searched else None,
+      predicted_ms=row["predicted_ms"] if "predicted_ms" in row else None,
       latency_ms=None,
   )
 
@@ -151,6 +153,18 @@ def _signatures(path: pathlib.Path) -> Mapping[str, str]:
   results = _read_json(path)
   with _blame(path):
     return dict(results["signatures"]) if results is not None and "signatures" in results else {}
+
+
+def _trust(path: pathlib.Path) -> Mapping[str, Any] | None:
+  tree = _read_json(path)
+  if tree is None:
+    return None
+  with _blame(path):
+    for row in tree["rows"]:
+      row["seed"], row["group"], row["params"], row["flops"], row["inherited"]["loss"], row["retrained"]["loss"]
+    for row in tree["tau"]:
+      row["predictor"], row["group"], row["num"], row["tau"], row["low"], row["high"]
+    return {name: tree[name] for name in ("steps", "rows", "tau")}
 
 
 def _texts(folder: pathlib.Path, models: tuple[Model, ...]) -> Texts | None:

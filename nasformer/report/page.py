@@ -5,7 +5,7 @@ import pathlib
 
 from matplotlib.figure import Figure
 
-from nasformer.report import figures, layers, markup, sections, tables
+from nasformer.report import figures, layers, markup, sections, tables, trust
 from nasformer.report.load import load
 from nasformer.report.measures import FLOPS, LATENCY, yardstick
 from nasformer.report.numbers import si
@@ -87,6 +87,8 @@ def _of_results(run: Run) -> dict[str, tuple[Figure, str]]:
   if tested:
     drawn["retrained"] = (figures.retrained(run, FLOPS, "FLOPs"), f"On the test split. {marks}")
     drawn["agreement"] = (figures.agreement(run), "A mark is one network; the dashed line is equality.")
+  if run.trust:
+    drawn["trust"] = (trust.picture(run), "A mark is one network.")
   if any(model.latency_ms for model in tested):
     figure = figures.retrained(run, LATENCY, "measured latency (ms)")
     drawn["latency"] = (figure, f"On the test split. {marks}")

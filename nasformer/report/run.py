@@ -25,6 +25,7 @@ class Model:
     flops_by_length: FLOPs by the tokens of a sentence, where they were counted.
     search: "asked", "evaluated" and "duplicates" candidates of the search that it won; None for the baseline.
     rejected: how many proposals each limit turned away, by cost.
+    predicted_ms: latency as the search predicted it, where it did.
     search_ms: median latency as the search measured it, where it had a latency limit.
     latency_ms: "median_ms", "p10_ms", "p90_ms" and "runs", as measured in the end.
   """
@@ -42,6 +43,7 @@ class Model:
   search: Mapping[str, int] | None
   rejected: Mapping[str, int]
   search_ms: float | None
+  predicted_ms: float | None
   latency_ms: Mapping[str, float] | None
 
 
@@ -97,6 +99,7 @@ class Run:
     signatures: how exactly metrics of the test split were computed, by metric.
     texts: None where the task makes no text.
     latency: device and batch of the latency measurement; None before it.
+    trust: "rows" of networks that were trained alone, their "steps", and Kendall's "tau" of every predictor; None before.
     timings: a "stage" each, and what was noted of it, such as "seconds" and "compilations".
   """
 
@@ -109,6 +112,7 @@ class Run:
   curves: tuple[Curve, ...]
   latency: Mapping[str, Any] | None
   timings: tuple[Mapping[str, Any], ...]
+  trust: Mapping[str, Any] | None = None
 
   @property
   def arms(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Iterator, Mapping, Sequence
 
-from nasformer.report import palette, tables, translations
+from nasformer.report import palette, tables, translations, trust
 from nasformer.report.markup import bar, dot, missing, named, table, text
 from nasformer.report.measures import COSTS, Metric, yardstick
 from nasformer.report.numbers import Number, compared, interval, lower_first, milliseconds, si, three_digits
@@ -15,6 +15,7 @@ from nasformer.types import TranslationSpec
 Drawings = Mapping[str, str]
 
 DUPLICATE, REJECTED = palette.RULE, palette.SOFT
+EARLIER = {"predicted": "predicted_ms", "in the search": "search_ms"}  # latencies known before the last measurement
 
 
 def first_screen(run: Run, drawings: Drawings) -> Iterator[str]:
@@ -108,7 +109,13 @@ def agreement(run: Run, drawings: Drawings) -> Iterator[str]:
   rows = tables.agreement(run)
   if not rows:
     yield missing("fewer than two networks have been retrained")
-    return
+  else:
+    yield from _winners_agreement(run, drawings, rows)
+  if run.trust:
+    yield _beside(drawings, "trust", "".join(trust.measured(run)))
+
+
+def _winners_agreement(run: Run, drawings: Drawings, rows: Sequence[Mapping]) -> Iterator[str]:
   heads = ["predictor", "τ, all networks", f"τ, within ±{100 * tables.NARROW:.0f}% of the median size"]
   shown = [[row["predictor"], _tau(row, "all"), _tau(row, "narrow")] for row in rows]
   note = (f"Kendall's τ with the retrained validation {yardstick(run).searched}:"
@@ -125,9 +132,12 @@ def latency(run: Run, drawings: Drawings) -> Iterator[str]:
   if not models:
     yield missing("latency has not been measured; the stage evaluate does that")
     return
-  twice = any(model.search_ms is not None for model in models)
-  heads = ["arm", "seed", *["in the search"] * twice, "in the end, median" if twice else "median", "10% to 90%"]
-  rows = [[named(run, model.arm), str(model.seed), *_latency_cells(run, model, twice)] for model in models]
+  earlier = {label: [getattr(model, name) for model in models] for label, name in EARLIER.items()}
+  earlier = {label: values for label, values in earlier.items() if any(value is not None for value in values)}
+  heads = ["arm", "seed", *earlier, "in the end, median" if earlier else "median", "10% to 90%"]
+  before = zip(*earlier.values()) if earlier else [()] * len(models)
+  rows = [[named(run, model.arm), str(model.seed), *("–" if value is None else three_digits(value) for value in values),
+           *_latency_cells(run, model)] for model, values in zip(models, before)]
   runs = " or ".join(f"{runs:,}" for runs in sorted({model.latency_ms["runs"] for model in models}))
   limit = f"The limit was {milliseconds(run.limits['latency_ms'])}. " if "latency_ms" in run.limits else ""
   note = (f"{limit}Milliseconds, {runs} runs of the small compiled network on {text(run.latency['device'])}, batch"
@@ -212,10 +222,8 @@ def _tau(row: Mapping, where: str) -> str:
   return f'{value} <span class="soft">(n = {row[f"num_{where}"]})</span>'
 
 
-def _latency_cells(run: Run, model: Model, twice: bool) -> Iterator[str]:
+def _latency_cells(run: Run, model: Model) -> Iterator[str]:
   measured = model.latency_ms
-  if twice:
-    yield "–" if model.search_ms is None else three_digits(model.search_ms)
   over = "latency_ms" in run.limits and measured["median_ms"] > run.limits["latency_ms"]
   yield ("<b>over the limit</b> " if over else "") + three_digits(measured["median_ms"])
   yield f"{three_digits(measured['p10_ms'])} to {three_digits(measured['p90_ms'])}"

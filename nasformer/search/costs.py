@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int64, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from nasformer.space.base import Space
 
@@ -29,10 +29,12 @@ class CostTable:
     space: whose genomes are priced.
     terms: positions of genes and the prices, whole numbers from 0, of every combination of their options. A term
       counts while its last gene is active; one without genes always counts.
+    unit: what one step of the prices is worth: costs are given in its unit, whole numbers where it is 1.
   """
 
   space: Space
   terms: tuple[Term, ...]
+  unit: float = 1
 
   def __post_init__(self):
     for genes, prices in self.terms:
@@ -47,26 +49,36 @@ class CostTable:
     """The terms with activity worked in: tables over their genes and whatever switches those, right for any genome."""
     return tuple(_unfold(self.space, genes, prices) for genes, prices in self.terms)
 
-  def exact(self, genes: Int[np.ndarray, "*P G"]) -> Int64[np.ndarray, "*P"]:
+  def exact(self, genes: Int[np.ndarray, "*P G"]) -> Num[np.ndarray, "*P"]:
     """The costs of genomes, on the host."""
     prices, cells = self._cells(genes)
-    return np.asarray(prices[cells].sum(-1))
+    return np.asarray(self._valued(prices[cells].sum(-1)))
+
+  def _valued(self, cost):
+    return cost if self.unit == 1 else cost * self.unit
 
   def excess(self, genes: Int[Array | np.ndarray, "*P G"], limit: float | int) -> Float[Array, "*P"]:
     """How far a cost is above its limit, relative to the limit; 0 exactly where it is not. Valid under jit."""
     prices, cells = self._cells(genes)
     digits = jnp.asarray(np.stack([prices >> _DIGIT, prices & _LOW], -1), jnp.int32)[cells].sum(-2)
-    bound = math.floor(min(limit, 2**50))
+    bound = self.within(limit)
     high = digits[..., 0] + (digits[..., 1] >> _DIGIT) - (bound >> _DIGIT)
     low = (digits[..., 1] & _LOW) - (bound & _LOW)
     above = (high > 0) | ((high == 0) & (low > 0))
     amount = high.astype(jnp.float32) * 2**_DIGIT + low.astype(jnp.float32)
-    return jnp.where(above, amount / float(limit), 0.0)
+    return jnp.where(above, amount * self.unit / float(limit), 0.0)
 
-  def minimum(self) -> tuple[int, Int[np.ndarray, "G"]]:
+  def within(self, limit: float | int) -> int:
+    """The largest sum of prices that keeps a limit."""
+    bound = math.floor(min(limit / self.unit, 2**50)) + 1
+    while self._valued(bound) > limit:
+      bound -= 1
+    return bound
+
+  def minimum(self) -> tuple[int | float, Int[np.ndarray, "G"]]:
     """The least cost in the space, restrictions included, and a genome that has it."""
     least, genes = minimise(self.factors, self.space)
-    return least, np.asarray(self.space.canonical(genes))
+    return self._valued(least), np.asarray(self.space.canonical(genes))
 
   def _cells(self, genes: Int[Array | np.ndarray, "*P G"]):
     """All prices in one row, and which of them each genome adds up, [*P, terms]."""

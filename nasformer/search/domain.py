@@ -52,10 +52,10 @@ class Domain:
         raise UserError(f"{flag}: a limit must be above 0")
       least, _ = self.costs[name].minimum()
       if least > limit:
-        raise UserError(f"{flag} cannot be met: the smallest network of this space needs {name}={least}")
+        raise UserError(f"{flag} cannot be met: the smallest network of this space needs {name}={least:.10g}")
     if not self.meets(self.cheapest[None])[0]:
       flags = " and ".join(f"search.limits.{name}={limit:.10g}" for name, limit in self.limits.items())
-      nearest = ", ".join(f"{name}={int(self.costs[name].exact(self.cheapest))}" for name in self.limits)
+      nearest = ", ".join(f"{name}={self.costs[name].exact(self.cheapest):.10g}" for name in self.limits)
       raise UserError(f"no network was found that meets {flags} together: the nearest one has {nearest}")
 
   def meets(self, genes: Int[np.ndarray, "P G"]) -> Bool[np.ndarray, "P"]:
@@ -129,7 +129,7 @@ class Domain:
     of all relative to their limits, by changing whichever gene lowers the excess most until none does.
     """
     scaled = [
-        [(scope, table / limit) for scope, table in self.costs[name].factors] for name, limit in self.limits.items()
+        [(scope, table * self.costs[name].unit / limit) for scope, table in self.costs[name].factors] for name, limit in self.limits.items()
     ]
     starts = [minimise(factors, self.space)[1] for factors in [sum(scaled, []), *scaled]]
     return min(map(self._improve, starts), key=lambda genes: self._total(genes[None])[0])

@@ -8,6 +8,7 @@
   `metrics(logits, batch)`               numbers per example that add up, among them "loss", "accuracy" and "count"
   `example(net, batch_size)`             what a network takes, filled with zeros
   `timed(network)`                       what latency is measured on
+  `prefill(network)`                     the part of that which reads before it writes word by word; None where none is written
   `judge(network, params, split, info, limit)` what is measured once, in the end, such as BLEU
   `compare(outputs, baseline, split)`    how what two networks made of it differs, where `judge` gives "outputs" (lines of text)
   `facts(net, spec)`                     what is to be told of a network beside its costs

@@ -80,6 +80,9 @@ class ImageClassification:
     """What latency is measured on: (variables, example) -> anything."""
     return network.apply
 
+  def prefill(self, network: VisionTransformer) -> None:
+    """The part of that which reads before writing: there is none."""
+
   def judge(self, network: VisionTransformer, params: Params, split: Split, info: Info,
             limit: int | None = None) -> dict[str, float]:
     """What is measured in the end beside `metrics`: nothing."""

@@ -101,6 +101,12 @@ class TranslationTask:
     length = network.net.config.count_length
     return lambda variables, pair: decoding_lib.generate(sliced, variables["params"], pair.source, length)
 
+  def prefill(self, network: TranslationTransformer) -> Callable:
+    """The part of that which reads the source."""
+    sliced = Sliced(network.net, network.spec)
+    length = network.net.config.count_length
+    return lambda variables, pair: sliced.start(variables["params"], pair.source, length)
+
   def judge(self, network: TranslationTransformer, params: Params, split: Split, info: TextInfo,
             limit: int | None = None) -> dict[str, Any]:
     """Scores of the translations of a part against its untouched references, and the translations themselves.

@@ -1,0 +1,149 @@
+"""Latency on the device at hand: of one network, of a table of random ones, and predicted from such a table.
+
+The table, latency_table.jsonl, begins with a line that says what was measured where; the others are one network each. It
+grows network by network, so an interrupted measurement goes on, and it can be used by other runs on the same device.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import time
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from nasformer import config
+from nasformer.progress import bar
+from nasformer.score import counts, prices
+from nasformer.score.counts import NumFlops
+from nasformer.search.costs import CostTable
+from nasformer.space.base import Space
+from nasformer.store import files
+from nasformer.store.writers import JsonlWriter
+from nasformer.types import UserError
+from nasformer.workdir import Run, device
+
+_WORDS = {"median_ape": "median error", "mape": "mean error", "rmse_ms": "RMSE", "tau": "tau"}
+
+Genes = Int[np.ndarray, "G"]
+
+
+def latency(run: Run) -> None:
+  """Measures random networks of the space into the table, and says how well latency can be predicted from it."""
+  setting, log = run.experiment.latency, JsonlWriter(_path(run))
+  if setting.table is not None:
+    raise UserError(f"--stages=latency would measure, but --config.latency.table={setting.table} names a table that exists:"
+                    " leave one of them out")
+  rows = _read(run) if _path(run).exists() else []
+  if not _path(run).exists():
+    log.write(_header(run))
+  done = {tuple(row["genes"]) for row in rows}
+  wanted = [genes for genes in networks(run) if tuple(genes.tolist()) not in done]
+  total, began = len(done) + len(wanted), time.perf_counter()
+  with bar(run.console, "latency", total, len(done)) as show:
+    for number, genes in enumerate(wanted):
+      log.write({"genes": genes.tolist(), **measure(run, genes, parts=True), "load": os.getloadavg()[0]})
+      if number == 0 and len(wanted) > 1:
+        about = (time.perf_counter() - began) * len(wanted) / 60
+        run.console.print(f"latency: {len(wanted)} networks, each compiled and run: about {about:.1f} minutes", highlight=False)
+      show(len(done) + number + 1)
+  _, found = predicted(run)
+  told = ", ".join(f"{word} {found[name]:.1%}" if name.endswith("ape") else f"{word} {found[name]:.3g}"
+                   for name, word in _WORDS.items())
+  run.console.print(f"latency of networks left out of the fit: {told}", highlight=False)
+
+
+def networks(run: Run) -> list[Genes]:
+  """What the table holds: the cheapest network by FLOPs, then random ones."""
+  space, setting = run.experiment.space, run.experiment.latency
+  drawn = np.asarray(space.sample(run.key(0, "latency"), 4 * setting.networks))
+  distinct = {row.tobytes(): row for row in (cheapest(run, space), *drawn)}
+  return list(distinct.values())[: setting.networks]
+
+
+def cheapest(run: Run, space: Space) -> Genes:
+  """The network of the fewest FLOPs."""
+  table = CostTable(space, tuple(counts.terms(space, run.supernet.net, NumFlops())))
+  return np.asarray(space.canonical(jnp.asarray(table.minimum()[1])))
+
+
+def measure(run: Run, genes: Genes, parts: bool = False) -> dict[str, float]:
+  """Milliseconds of one sliced, compiled network.
+
+  Args:
+    run: says how.
+    genes: which.
+    parts: of a network that writes word by word, also "prefill_ms" (reading the source) and "per_token_ms".
+  """
+  network = run.supernet.module(run.experiment.space.decode(np.asarray(genes)))
+  task, setting = run.experiment.task, run.experiment.latency
+  example = task.example(run.supernet.net, setting.batch_size)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), example)
+  weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  found = setting.measure(task.timed(network), weights, example)
+  prefill = task.prefill(network) if parts else None
+  if prefill is None:
+    return found
+  before = setting.measure(prefill, weights, example)["median_ms"]
+  length = run.supernet.net.config.count_length
+  return found | {"prefill_ms": before, "per_token_ms": max(found["median_ms"] - before, 0.0) / length}
+
+
+def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[str, float]]:
+  """Latency as a cost that adds up, learned from the table; and its errors on networks left out of the fit.
+
+  Args:
+    run: whose table.
+    space: a narrower one with the same genes.
+
+  Raises:
+    UserError: there is no table, or it was measured on another device or for another space, or it is too small.
+  """
+  rows, setting = _read(run), run.experiment.latency
+  steady = [row for row in rows if row["p90_ms"] - row["p10_ms"] <= setting.spread * row["median_ms"]]
+  space = space or run.experiment.space
+  genes = np.array([row["genes"] for row in steady], np.int32).reshape(len(steady), space.num_genes)
+  try:
+    found = prices.fit(space, run.supernet.net, genes, np.array([row["median_ms"] for row in steady], float))
+  except UserError as error:
+    left = f" ({len(rows) - len(steady)} of {len(rows)} scattered by more than latency.spread={setting.spread:g})"
+    raise UserError(f"{_path(run)}: {error}{left if len(steady) < len(rows) else ''}") from error
+  return CostTable(space, found.terms, prices.UNIT_MS), found.errors
+
+
+def _path(run: Run) -> pathlib.Path:
+  table = run.experiment.latency.table
+  return pathlib.Path(table) if table is not None else run.path / "latency_table.jsonl"
+
+
+def _header(run: Run) -> dict[str, Any]:
+  """What a table must agree in with the run that uses it."""
+  tree = config.to_json(run.experiment)
+  space = {name: value for name, value in tree["space"].items() if name != "restrict"}
+  net, setting = run.supernet.net, run.experiment.latency
+  return {"device": device(), "jax": importlib.metadata.version("jax"), "space": space, "kinds": tree["kinds"],
+          "batch_size": setting.batch_size, "dtype": net.config.dtype,
+          "input": jax.tree.map(lambda x: list(x.shape[1:]), run.experiment.task.example(net, 1))}
+
+
+def _read(run: Run) -> list[dict]:
+  path = _path(run)
+  if not path.exists():
+    raise UserError(f"{path} is not there: run --stages=latency first, or name a table with --config.latency.table")
+  header, *rows = JsonlWriter(path).read() or [{}]
+  for name, mine in json.loads(files.encode(_header(run))).items():
+    if name not in header:
+      raise UserError(f"{path}: its first line does not say its {name}: it is no latency table; move it away and run"
+                      " --stages=latency")
+    if header[name] != mine:
+      short = lambda value: text if len(text := json.dumps(value)) < 120 else text[:120] + "..."
+      raise UserError(f"{path} was measured for another {name}: {short(header[name])} there, {short(mine)} here; move it away"
+                      " and run --stages=latency")
+  for number, row in enumerate(rows, 2):
+    if not {"genes", "median_ms", "p10_ms", "p90_ms"} <= row.keys() or row["median_ms"] is None:
+      raise UserError(f"{path}: entry {number} lacks a latency: delete it, or move the table away and run --stages=latency")
+  return rows
