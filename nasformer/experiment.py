@@ -102,6 +102,7 @@ class Search:
     score: what they are judged by, with inherited weights on the validation part.
     generations: rounds.
     limits: the budget.
+    minimise: costs that are objectives beside the score, such as ("flops",): strategies then look for the whole front.
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
     baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
     baseline_flops: budget of the hand-made network in FLOPs, where it is not that of the search.
@@ -115,6 +116,7 @@ class Search:
   score: Any = component("nasformer.score", "loss", "score")
   generations: int = 30
   limits: Limits = Limits()
+  minimise: tuple[str, ...] = ()
   arms: Mapping[str, str] = dataclasses.field(default_factory=lambda: {
       "mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"})
   baseline: str = "layer.*.kind=softmax"
