@@ -15,10 +15,11 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nasformer import attention, config
@@ -94,15 +95,15 @@ class Search:
     trials: every candidate that was scored, in the order of asking.
   """
 
-  def __init__(self, space: Any = "tiny", strategy: Any = "evolution", limits: Mapping[str, float] | None = None,
-               seed: int = 0, path: str | pathlib.Path | None = None, minimise: Sequence[str] = (), net: Any = None,
+  def __init__(self, space: Any = "tiny", strategy: Any = "evolution", limits: Any = None, seed: Any = 0,
+               path: str | pathlib.Path | None = None, minimise: Any = (), net: Any = None,
                costs: Mapping[str, CostTable] | None = None, repair: bool = False):
     """Begins a search, or goes on with the one in the file.
 
     Args:
       space: a row of the table of spaces, {"name": row, fields...} or a space.
       strategy: likewise.
-      limits: the largest value that some costs may have.
+      limits: the largest value that some costs may have, by name.
       seed: of all proposals.
       path: a file that keeps the scores, one line per candidate; None keeps them in memory only.
       minimise: costs that are objectives beside the scores.
@@ -115,7 +116,7 @@ class Search:
       UserError: a setting means nothing, limits cannot be met, or the file is that of another search.
     """
     self.settings = config.from_json(Settings, {
-        "space": space, "strategy": strategy, "limits": dict(limits or {}), "minimise": tuple(minimise), "seed": seed},
+        "space": space, "strategy": strategy, "limits": {} if limits is None else limits, "minimise": minimise, "seed": seed},
         "Search")
     tables = {**_counted(self.settings.space, net), **(costs or {})}
     if not tables and (self.settings.limits or self.settings.minimise):
@@ -124,7 +125,7 @@ class Search:
     self.domain = Domain(self.settings.space, tables, self.settings.limits)
     self.domain.check(self.settings.minimise)
     self.trials: list[Candidate] = []
-    self._talk = loop.rounds(jax.random.key(seed), self.domain, self.settings.strategy, {}, self.settings.minimise)
+    self._talk = loop.rounds(jax.random.key(self.settings.seed), self.domain, self.settings.strategy, {}, self.settings.minimise)
     self._round, self._asked = self._talk.send(None), False
     self._log = None if path is None else TrialLog(path)
     if self._log:
@@ -167,9 +168,9 @@ class Search:
     """The best so far: by score, or for several objectives by front and crowding distance; failures are left out."""
     if not self.trials:
       return []
-    scores = np.array([self._objectives(trial) for trial in self.trials], np.float32)
-    places = np.asarray(order.best_first(scores))
-    return [self.trials[i] for i in places[np.isfinite(scores[places]).all(1)][:num]]
+    scores = jnp.array([self._objectives(trial) for trial in self.trials], jnp.float32)
+    lost = np.asarray(order.failed(scores))
+    return [self.trials[i] for i in np.asarray(order.best_first(scores)) if not lost[i]][:num]
 
   def front(self) -> list[Candidate]:
     """The candidates that no other one dominates, in the order of asking."""

@@ -40,14 +40,14 @@ class AgingEvolution:
     tournament: how many are drawn from the queue, with replacement, for each child; the best of them is its parent.
     num_children: mutants of every later generation.
     mutation_rate: probability of a gene of a mutant to change; at least one does. None changes one on average.
-    near: share of the changes of ordinal genes that go to the next smaller or larger option.
+    eta: how much changes of ordinal genes prefer near options; 0 not at all.
   """
 
   population: int = 100
   tournament: int = 25
   num_children: int = 50
   mutation_rate: float | None = None
-  near: float = 0.0
+  eta: float = 0.0
 
   def __post_init__(self):
     if self.population < 2:
@@ -56,7 +56,7 @@ class AgingEvolution:
       if not 1 <= getattr(self, name) <= self.population:
         raise UserError(f"strategy.{name}={getattr(self, name)} must be between 1 and"
                         f" strategy.population={self.population}")
-    variation.check_rates(self.mutation_rate, self.near)
+    variation.check_rates(self.mutation_rate, self.eta)
 
   def init(self, key: Array, domain: Domain) -> State:
     """Nobody yet."""
@@ -71,7 +71,7 @@ class AgingEvolution:
     drawn = (jax.random.uniform(draw, (self.num_children, self.tournament)) * num).astype(jnp.int32)
     winner = drawn[jnp.arange(self.num_children), state.place[drawn].argmin(1)]
     rate = variation.mutation_rate(self.mutation_rate, domain.space)
-    return domain.repair(repair, variation.mutate(mutate, domain.space, state.genes[winner], rate, self.near))
+    return domain.repair(repair, variation.mutate(mutate, domain.space, state.genes[winner], rate, self.eta))
 
   def tell(self, state: State, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> State:
     """Adds the children and lets the oldest die."""

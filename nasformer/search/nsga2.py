@@ -1,8 +1,8 @@
 """NSGA-II (Deb et al. 2002, IEEE Transactions on Evolutionary Computation 6(2)) on genomes.
 
-Selection, elitism and their order are those of the paper. Variation is of this library: uniform crossover instead of
-simulated binary crossover, and for mutation another option of a gene, where it is ordinal often the next one. A network
-that is met again is behind all others.
+Selection, elitism and their order are those of the paper. Variation is made for genomes: uniform crossover instead of
+simulated binary crossover, and mutation to other options, rather near ones where genes are ordinal. A network that is met
+again is behind all others.
 """
 
 import dataclasses
@@ -38,20 +38,20 @@ class Nsga2:
     population: parents, and children of every generation.
     crossover_rate: probability of a child to have two parents before it is mutated.
     mutation_rate: probability of a gene of a child to change; at least one does. None changes one on average.
-    near: share of the changes of ordinal genes that go to the next smaller or larger option.
+    eta: how much changes of ordinal genes prefer near options; 0 not at all.
   """
 
   population: int = 100
   crossover_rate: float = 0.9
   mutation_rate: float | None = None
-  near: float = 0.5
+  eta: float = 3.0
 
   def __post_init__(self):
     if self.population < 2:
       raise UserError(f"strategy.population={self.population} must be at least 2")
     if not 0 <= self.crossover_rate <= 1:
       raise UserError(f"strategy.crossover_rate={self.crossover_rate} must lie between 0 and 1")
-    variation.check_rates(self.mutation_rate, self.near)
+    variation.check_rates(self.mutation_rate, self.eta)
 
   def init(self, key: Array, domain: Domain) -> State:
     """No parents yet."""
@@ -67,7 +67,7 @@ class Nsga2:
     both = jax.random.uniform(pair, (self.population, 1)) < self.crossover_rate
     children = jnp.where(both, domain.space.cross(cross, one, two), one)
     rate = variation.mutation_rate(self.mutation_rate, domain.space)
-    return domain.repair(repair, variation.mutate(mutate, domain.space, children, rate, self.near))
+    return domain.repair(repair, variation.mutate(mutate, domain.space, children, rate, self.eta))
 
   def tell(self, state: State, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> State:
     """Keeps the best of parents and children."""
