@@ -105,6 +105,7 @@ class Search:
     limits: the budget.
     latency: "measured": every candidate is compiled and run, which takes seconds each; "predicted": from the table that the
       stage latency measures beforehand, at once, and the winners are measured.
+    minimise: costs that are objectives beside the score, such as ("flops",): strategies then look for the whole front.
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
     baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
     baseline_flops: budget of the hand-made network in FLOPs, where it is not that of the search.
@@ -119,6 +120,7 @@ class Search:
   generations: int = 30
   limits: Limits = Limits()
   latency: Literal["measured", "predicted"] = "measured"
+  minimise: tuple[str, ...] = ()
   arms: Mapping[str, str] = dataclasses.field(default_factory=lambda: {
       "mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"})
   baseline: str = "layer.*.kind=softmax"

@@ -105,7 +105,7 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
   for arm, rule in config.arms.items():
     with named(f"--config.search.arms.{arm}"):
       domains[arm] = _domain(run, rule, config.limits.counted(config.latency == "predicted"))
-      domains[arm].check()
+      domains[arm].check(config.minimise)
       _latency_checks(run, domains[arm])
   with named("--config.search.baseline"):
     limits = domains[next(iter(domains))].limits if config.baseline_flops is None else {"flops": config.baseline_flops}
@@ -130,7 +130,7 @@ def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Dom
   trials, found, began = [], None, time.perf_counter()
   checks = _latency_checks(run, domain)
   rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, score, config.generations, known,
-                           checks)
+                           checks, config.minimise)
   with bar(run.console, f"search {arm}, seed {seed}", config.generations) as show:
     for found in rounds:
       new = [{"arm": arm, "seed": seed, **trial} for trial in found.trials]

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import zlib
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import jax
 from jaxtyping import Array
@@ -139,7 +139,7 @@ class Run:
       theirs = files.read_json(path)
       if not isinstance(theirs, Mapping) or "config" not in theirs:
         raise UserError(f"{path}: it does not describe an experiment; move it away or choose another --workdir")
-      difference = next(_differences(theirs["config"], mine, "config"), None)
+      difference = next(differences(theirs["config"], mine, "config"), None)
       if difference:
         raise UserError(f"--workdir={self.path} holds another experiment ({difference}): choose another directory, or go"
                         " back to the config that it was made with")
@@ -183,10 +183,11 @@ def commit() -> str | None:
     return None
 
 
-def _differences(theirs: Any, mine: Any, where: str):
+def differences(theirs: Any, mine: Any, where: str) -> Iterator[str]:
+  """What differs between two JSON trees, one sentence for each field, which is named from `where` on."""
   if isinstance(theirs, dict) and isinstance(mine, dict):
     for name in {**theirs, **mine}:
-      yield from _differences(theirs[name] if name in theirs else None, mine[name] if name in mine else None,
+      yield from differences(theirs[name] if name in theirs else None, mine[name] if name in mine else None,
                               f"{where}.{name}")
   elif theirs != mine:
     yield f"{where} is {json.dumps(theirs)} there and {json.dumps(mine)} here"

@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "progress", "compilations"},
     {"experiment"},
     {"workdir", "deploy"},
-    {"fitting", "translating"},
+    {"fitting", "translating", "asking"},
     {"scoring", "timing"},
     {"trusting"},
     {"stages"},

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,12 +38,21 @@ class Domain:
   costs: Mapping[str, CostTable]
   limits: Mapping[str, float | int]
 
-  def check(self) -> None:
-    """Refuses limits that no network can meet.
+  def check(self, minimise: Sequence[str] = ()) -> None:
+    """Refuses limits that no network can meet, and objectives that are not there.
+
+    Args:
+      minimise: the costs that a search is to make small.
 
     Raises:
-      UserError: with the nearest limit that can be met.
+      UserError: with the nearest limit that can be met, or with the costs that there are.
     """
+    for name in minimise:
+      if name not in self.costs:
+        raise UserError(f"search.minimise={tuple(minimise)}: there is no cost {name!r}"
+                        f" (there are: {', '.join(sorted(self.costs))})")
+    if len(set(minimise)) < len(minimise):
+      raise UserError(f"search.minimise={tuple(minimise)} names a cost twice")
     for name, limit in self.limits.items():
       flag = f"search.limits.{name}={limit:.10g}"
       if name not in self.costs:

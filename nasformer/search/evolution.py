@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from nasformer.search import order
 from nasformer.search.domain import Domain, Draw
 from nasformer.types import UserError
 
@@ -21,11 +22,11 @@ class State:
 
   Attributes:
     genes: canonical genomes.
-    scores: larger is better; -inf for a failed evaluation.
+    scores: one column per objective, larger is better; -inf for a failed evaluation.
   """
 
   genes: Int[Array, "P G"]
-  scores: Float[Array, "P"]
+  scores: Float[Array, "P M"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Evolution:
 
   def init(self, key: Array, domain: Domain) -> State:
     """No parents yet."""
-    return State(jnp.zeros((0, domain.space.num_genes), jnp.int32), jnp.zeros(0))
+    return State(jnp.zeros((0, domain.space.num_genes), jnp.int32), jnp.zeros((0, 1)))
 
   def ask(self, key: Array, state: State, domain: Domain) -> Draw:
     """Samples the first generation; afterwards breeds mutants, then crossovers."""
@@ -74,12 +75,9 @@ class Evolution:
     children = domain.space.cross(cross, first[self.num_mutations :], other[self.num_mutations :])
     return domain.repair(repair, jnp.concatenate([mutants, children]))
 
-  def tell(self, state: State, genes: Int[Array, "P G"], scores: Float[Array, "P"]) -> State:
+  def tell(self, state: State, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> State:
     """Keeps the best distinct networks among parents and offspring; a score that is not finite counts as the worst."""
     genes = jnp.concatenate([state.genes, genes])
-    scores = jnp.concatenate([state.scores, scores])
-    same = (genes[:, None] == genes).all(-1)
-    again = jnp.tril(same, -1).any(-1)
-    scores = jnp.where(jnp.isfinite(scores) & ~again, scores, -jnp.inf)
-    best = jnp.argsort(-scores)[: self.num_parents]
+    scores = order.first_met(genes, jnp.concatenate([state.scores.reshape(-1, scores.shape[1]), scores]))
+    best = order.best_first(scores)[: self.num_parents]
     return State(genes[best], scores[best])

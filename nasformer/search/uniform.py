@@ -30,6 +30,6 @@ class Uniform:
     """Draws a generation."""
     return domain.sample(key, self.population)
 
-  def tell(self, state: tuple, genes: Int[Array, "P G"], scores: Float[Array, "P"]) -> tuple:
+  def tell(self, state: tuple, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> tuple:
     """Learns nothing."""
     return state

@@ -21,12 +21,12 @@ def ask(strategy, domain, key, state):
 def test_tell_keeps_the_best_distinct_finite(toy):
   """By hand: 9 is a copy of the parent with 5, so the row of 5 stays; NaN and inf are failures."""
   genes = jnp.arange(6, dtype=jnp.int32)[:, None] * jnp.ones((1, 3), jnp.int32)
-  state = State(genes[:2], jnp.array([5.0, 3.0]))
+  state = State(genes[:2], jnp.array([[5.0], [3.0]]))
   offspring = genes[jnp.array([0, 2, 3, 4, 5])]
-  scores = jnp.array([9.0, jnp.nan, 4.0, jnp.inf, 1.0])
+  scores = jnp.array([9.0, jnp.nan, 4.0, jnp.inf, 1.0])[:, None]
   kept = Evolution(population=4, num_parents=4).tell(state, offspring, scores)
   np.testing.assert_array_equal(kept.genes[:, 0], [0, 3, 1, 5])
-  np.testing.assert_array_equal(kept.scores, [5, 4, 3, 1])
+  np.testing.assert_array_equal(kept.scores, [[5], [4], [3], [1]])
 
 
 def test_sizes_of_the_generations(toy):
@@ -41,7 +41,7 @@ def test_crossover_takes_two_different_parents(toy):
       f"layer.{i}.{field}": value for i in range(4)
       for field, value in {"kind": "local", "window": w, "width": s}.items()}}) for s, w in ((1, 4), (2, 8))])
   strategy = Evolution(population=2, num_parents=2, num_mutations=0, num_crossovers=2000)
-  children = ask(strategy, domain, jax.random.key(0), State(parents, jnp.zeros(2)))
+  children = ask(strategy, domain, jax.random.key(0), State(parents, jnp.zeros((2, 1))))
   differ = np.asarray(parents[0] != parents[1])
   share = np.asarray(children == parents[1]).mean(0)[differ]
   assert np.abs(share - 0.5).max() < 5 * np.sqrt(0.25 / 2000)  # 5 standard errors
@@ -53,7 +53,7 @@ def test_mutation_rate(toy):
   domain = toy.make()
   parents = jnp.zeros((2, domain.space.num_genes), jnp.int32)
   strategy = Evolution(population=2, num_parents=2, num_mutations=4000, num_crossovers=0, mutation_rate=0.3)
-  mutants = ask(strategy, domain, jax.random.key(0), State(parents, jnp.zeros(2)))
+  mutants = ask(strategy, domain, jax.random.key(0), State(parents, jnp.zeros((2, 1))))
   assert abs(float((mutants[:, 0] == 1).mean()) - 0.15) < 5 * np.sqrt(0.15 * 0.85 / 4000)
 
 

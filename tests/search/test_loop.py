@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from nasformer.registry import lookup
+from nasformer.ops.stats import pareto_mask
 from nasformer.search import TABLE, loop
 from nasformer.types import Score, UserError
 
@@ -31,6 +33,45 @@ def test_finds_the_toy_optimum_within_budget(toy, name):
   optimum = toy.quality(domain.space, everything[domain.meets(everything)]).max()
   found = trials(search(domain, name, toy.scorer(domain.space), 20))
   assert max(trial["fitness"] for trial in found) == pytest.approx(optimum, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - {"random"}))
+def test_beats_chance_on_a_random_linear_objective(toy, name, seed):
+  """At equal evaluations, against the mean of three random searches."""
+  domain = toy.large
+  worth = np.random.default_rng(seed).normal(size=domain.space.num_genes)
+  score = toy.scorer(domain.space, lambda space, genes: genes @ worth)
+  mine, *chance = ([trial["fitness"] for trial in trials(search(domain, who, score, 8, seed + key))]
+                   for who, key in ((name, 0), ("random", 10), ("random", 20), ("random", 30)))
+  num = min(map(len, (mine, *chance)))
+  assert max(mine[:num]) > np.mean([max(values[:num]) for values in chance])
+
+
+@strategies
+def test_several_objectives_give_the_front_of_the_toy(toy, name):
+  """Quality against both costs, within two limits: most of the true front is found."""
+  domain = toy.small
+  everything = domain.space.everything()
+  everything = everything[domain.meets(everything)]
+  quality = toy.quality(domain.space, everything)
+  columns = np.stack([quality, *(-domain.costs[cost].exact(everything) for cost in ("flops", "params"))], 1)
+  best = set(map(bytes, everything[pareto_mask(columns, (True,) * 3)]))
+  run = search(domain, name, toy.scorer(domain.space), 12, minimise=("flops", "params"))
+  found = {bytes(np.array(trial["genes"], np.int32)) for trial in trials(run)}
+  assert len(found & best) >= 0.8 * len(best) > 3
+
+
+@strategies
+def test_the_front_is_repeated_from_a_log_where_scores_fail(toy, name):
+  """With two objectives and NaN for a third of the networks."""
+  domain = toy.large
+  value = lambda space, genes: np.where(genes.sum(-1) % 3 == 0, np.nan, toy.quality(space, genes))
+  run = functools.partial(search, domain, name, generations=4, minimise=("flops",))
+  whole = trials(run(score=toy.scorer(domain.space, value)))
+  assert any(np.isnan(trial["fitness"]) for trial in whole) and whole[-1]["generation"] == 3
+  again = trials(run(score=toy.scorer(domain.space, value), known=whole[: len(whole) // 2]))
+  assert list(map(repr, again)) == list(map(repr, whole))
 
 
 @strategies
@@ -149,10 +190,41 @@ def test_records_are_plain_and_complete(toy):
   assert json.loads(json.dumps(record)) == record
 
 
-def test_infeasible_limits_are_refused_at_the_call(toy):
-  strategy = lookup(TABLE, "evolution")()
+@strategies
+def test_infeasible_limits_are_refused_at_the_call(toy, name):
+  strategy = lookup(TABLE, name)()
   with pytest.raises(UserError, match="search.limits.flops=10 "):
     loop.run(jax.random.key(0), toy.make(flops=10), strategy, lambda genes: 1 / 0, 3)
+
+
+@pytest.mark.parametrize("minimise, told", [(("flop",), "no cost 'flop' .there are: flops, params"),
+                                            (("flops", "flops"), "names a cost twice")])
+def test_senseless_objectives_are_refused_at_the_call(toy, minimise, told):
+  with pytest.raises(UserError, match=told):
+    loop.run(jax.random.key(0), toy.small, lookup(TABLE, "nsga2")(), lambda genes: 1 / 0, 3, minimise=minimise)
+
+
+def test_what_a_strategy_is_told(toy):
+  """The fitness, further objectives as they are sent, then costs relative to the least; a refused network has -inf."""
+  domain, told = toy.small, []
+
+  class Listening(lookup(TABLE, "random")):
+    def tell(self, state, genes, scores):
+      jax.debug.callback(lambda *seen: told.append(tuple(map(np.asarray, seen))), genes, scores)
+      return state
+
+  talk = loop.rounds(jax.random.key(0), domain, Listening(5), {"even": lambda genes: genes.sum(-1) % 2 == 0}, ("params",))
+  new = talk.send(None).new
+  sent = {bytes(row): (float(i), -2.0 * i) for i, row in enumerate(new)}
+  talk.send(list(sent.values()))
+  jax.effects_barrier()
+  least = domain.costs["params"].minimum()[0]
+  genes, scores = told[0]
+  assert scores.shape == (5, 3) and scores.dtype == np.float32
+  for row, objectives in zip(genes, scores):
+    wanted = sent[bytes(row)] if row.sum() % 2 == 0 else (-np.inf, -np.inf)
+    cost = 1 - domain.costs["params"].exact(row) / least
+    np.testing.assert_allclose(objectives, [*wanted, cost], rtol=1e-6)
 
 
 def test_the_test_split_is_refused(toy):

@@ -16,7 +16,7 @@ def test_draws_the_domain_and_forgets_the_scores(toy):
   state = strategy.init(jax.random.key(0), domain)
   draw = ask(jax.random.key(1), state)
   assert draw.genes.shape == (30, domain.space.num_genes) and domain.meets(np.asarray(draw.genes)).all()
-  told = strategy.tell(state, draw.genes, jnp.arange(30.0))
+  told = strategy.tell(state, draw.genes, jnp.arange(30.0)[:, None])
   np.testing.assert_array_equal(ask(jax.random.key(1), told).genes, draw.genes)
 
 
