@@ -39,3 +39,21 @@ def distillation(
   student = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
   teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits).astype(jnp.float32) / temperature)
   return temperature**2 * (jnp.exp(teacher) * (teacher - student)).sum(-1)
+
+
+def pairwise_logistic(
+    scores: Float[Array, "E"], targets: Float[Array, "E"], weights: Float[Array, "E"]
+) -> Float[Array, ""]:
+  """How badly scores order pairs: mean of log(1 + exp(-(s_i - s_j))) over all pairs with y_i > y_j.
+
+  It is the cross entropy of P(i better than j) = sigmoid(s_i - s_j). Pairs that are tied in the targets are left out;
+  0 if all are. Source: RankNAS, arXiv 2109.07383 (ranking as binary classification of pairs); RankNet, Burges et al. 2005.
+
+  Args:
+    scores: of the model.
+    targets: larger is better.
+    weights: of the rows; a pair weighs their product. Where 0, targets may be NaN and scores anything finite.
+  """
+  pairs = jnp.where(targets[:, None] > targets, weights[:, None] * weights, 0)
+  losses = jax.nn.softplus(scores - scores[:, None])  # [i, j]: -(s_i - s_j)
+  return (pairs * losses).sum() / jnp.maximum(pairs.sum(), jnp.finfo(jnp.float32).tiny)
