@@ -6,4 +6,6 @@ TABLE = {
     "local_search": "nasformer.search.local:LocalSearch",
     "nsga2": "nasformer.search.nsga2:Nsga2",
     "random": "nasformer.search.uniform:Uniform",
+    "ranknas": "nasformer.search.ranknas:RankNas",
+    "nar": "nasformer.search.nar:Nar",
 }

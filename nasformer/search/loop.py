@@ -150,9 +150,9 @@ def rounds(
   asked = 0
   for number in itertools.count():
     if number == 0:
-      state, draw = _start(strategy, domain, key)
+      state, draw = _maybe_jit(_start, strategy)(strategy, domain, key)
     else:
-      state, draw = _step(strategy, domain, key, number, state, genes, told)
+      state, draw = _maybe_jit(_step, strategy)(strategy, domain, key, number, state, genes, told)
     genes, broken = np.asarray(draw.genes), np.asarray(draw.rejected)
     assert domain.meets(genes).all(), f"{type(strategy).__name__} proposed a network that breaks a limit"
     new = [np.frombuffer(name, np.int32) for name in dict.fromkeys(map(bytes, genes)) if name not in met]
@@ -177,6 +177,11 @@ def _objectives(
     row[: len(met[bytes(name)])] = met[bytes(name)]
   cheap = [(low - domain.costs[name].exact(genes)) / max(low, 1) for name, low in least.items()]
   return np.concatenate([told, *(column.astype(np.float32)[:, None] for column in cheap)], 1)
+
+
+def _maybe_jit(program: Callable, strategy: Strategy) -> Callable:
+  """The compiled program, unless the strategy says that it is not made of JAX operations alone."""
+  return program if getattr(strategy, "jittable", True) else program.__wrapped__
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
