@@ -76,11 +76,15 @@ class Limits:
     params: number of parameters.
     flops: FLOPs for one example.
     latency_ms: of the sliced compiled network on this device; see `Search.latency`.
+    memory_mb: peak memory of the program that latency is measured on, as it is compiled: takes seconds per candidate.
+    training_memory_mb: the same of one update of the final training.
   """
 
   params: float | None = None
   flops: float | None = None
   latency_ms: float | None = None
+  memory_mb: float | None = None
+  training_memory_mb: float | None = None
 
   def __post_init__(self):
     for field in dataclasses.fields(self):

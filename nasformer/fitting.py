@@ -64,10 +64,10 @@ class Fitting:
     if self.ended:
       return
     devices = mesh.data_mesh()
-    current = mesh.replicate(self._restored(done) if done else jax.jit(self._start)(self.run.key(self.seed, "init")), devices)
+    current = mesh.replicate(self._restored(done) if done else jax.jit(self.start)(self.run.key(self.seed, "init")), devices)
     split = self.run.splits.get("train", "train")
     batches = (mesh.shard_batch(batch, devices) for batch in train_batches(split, training.batch_size, self.seed, done))
-    update = step.make_step(loss, self._optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,
+    update = step.make_step(loss, self.optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,
                             freeze_unused=training.freeze_unused)
     began, first, rate = time.perf_counter(), done, f"optimizer.peak_lr={training.optimizer.peak_lr:g}"
     with (bar(self.run.console, self.label, training.steps, done) as show,
@@ -104,7 +104,7 @@ class Fitting:
     """
     pick = lambda current: current.params if current.ema is None else current.ema
     if self.training.keep_best:
-      return self._best.restore(pick(jax.eval_shape(self._start, jax.random.key(0))))
+      return self._best.restore(pick(jax.eval_shape(self.start, jax.random.key(0))))
     steps = self.checkpoints.steps()[-max(self.training.average_last, 1):]
     found = [pick(self._restored(number)) for number in steps]
     return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found) if len(found) > 1 else found[0]
@@ -126,15 +126,17 @@ class Fitting:
     return JsonlWriter(self.folder / "stability.jsonl")
 
   @property
-  def _optimizer(self):
+  def optimizer(self):
+    """The rule of the updates."""
     shapes = jax.eval_shape(self.init, jax.random.key(0))
     return self.training.optimizer.make(self.training.steps, decayed(shapes))
 
-  def _start(self, key):
-    return state.init(self.init(key), self._optimizer, ema=self.training.ema_decay > 0)
+  def start(self, key):
+    """The state before the first update."""
+    return state.init(self.init(key), self.optimizer, ema=self.training.ema_decay > 0)
 
   def _restored(self, number: int) -> Any:
-    return self.checkpoints.restore(jax.eval_shape(self._start, jax.random.key(0)), number)
+    return self.checkpoints.restore(jax.eval_shape(self.start, jax.random.key(0)), number)
 
   def _validated(self, done: int, weights: Params) -> dict[str, float]:
     """Metrics of the validation part, where the best weights are wanted; keeps the weights if they are the best so far."""

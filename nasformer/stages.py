@@ -17,7 +17,7 @@ import numpy as np
 
 from nasformer import derive as derivation
 from nasformer import evaluate as evaluation
-from nasformer import timing
+from nasformer import footprint, timing
 from nasformer.data.batching import eval_batches, train_batches
 from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
@@ -106,7 +106,7 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
     with named(f"--config.search.arms.{arm}"):
       domains[arm] = _domain(run, rule, config.limits.counted(config.latency == "predicted"))
       domains[arm].check(config.minimise)
-      _latency_checks(run, domains[arm])
+      _compiled_checks(run, domains[arm])
   with named("--config.search.baseline"):
     limits = domains[next(iter(domains))].limits if config.baseline_flops is None else {"flops": config.baseline_flops}
     return domains, _domain(run, config.baseline, limits)
@@ -128,7 +128,7 @@ def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Dom
   """One search; gives its winner and how much of the log is in use so far."""
   config = run.experiment.search
   trials, found, began = [], None, time.perf_counter()
-  checks = _latency_checks(run, domain)
+  checks = _compiled_checks(run, domain)
   rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, score, config.generations, known,
                            checks, config.minimise)
   with bar(run.console, f"search {arm}, seed {seed}", config.generations) as show:
@@ -142,7 +142,8 @@ def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Dom
       if trials:
         show(found.number + 1, f"best {max(trial['accuracy'] for trial in trials):.2%} of {len(trials)}")
   if not trials:
-    raise UserError(f"search.limits.latency_ms={config.limits.latency_ms}: none of {found.asked} proposals of arm {arm!r}"
+    flags = " and ".join(f"search.limits.{name}={getattr(config.limits, name)}" for name in checks)
+    raise UserError(f"{flags}: none of {found.asked} proposals of arm {arm!r}"
                     " keeps it; raise it or give smaller choices")
   best = _best(run, domain, trials)
   run.note_timing("search arm", arm=arm, seed=seed, seconds=time.perf_counter() - began)
@@ -167,7 +168,7 @@ def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, m
     inside = genomes[[domain.costs["flops"].exact(genomes).argmin()]]  # none is that small: the nearest there is
   flops, params = (domain.costs[name].exact(inside) for name in ("flops", "params"))
   falling = inside[np.lexsort((params, flops))[::-1]]
-  checks = _latency_checks(run, domain).values()
+  checks = _compiled_checks(run, domain).values()
   best = next((row for row in falling if all(check(row[None])[0] for check in checks)), falling[-1])
   parts = score(best[None]).parts
   trial = {"genes": best.tolist(), **{name: cost.exact(best).item() for name, cost in domain.costs.items()},
@@ -176,42 +177,67 @@ def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, m
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stopwatch:
-  """Measured latency of networks, remembered in the work directory: asked again, it says the same."""
+class _Known:
+  """A cost that is found by compiling a network, remembered in the work directory: asked again, it is the same.
+
+  Attributes:
+    run: whose networks.
+    file: of the work directory.
+    column: what the cost is called there.
+    measure: (run, genes) -> the cost.
+  """
 
   run: Run
+  file: str
+  column: str
+  measure: Callable
 
   @functools.cached_property
   def log(self) -> JsonlWriter:
-    return JsonlWriter(self.run.path / "latency_search.jsonl")
+    return JsonlWriter(self.run.path / self.file)
 
   @functools.cached_property
   def known(self) -> dict[tuple, float]:
-    return {tuple(row["genes"]): row["median_ms"] for row in self.log.read()}
+    return {tuple(row["genes"]): row[self.column] for row in self.log.read()}
 
   def __call__(self, genes: Sequence[int] | np.ndarray) -> float:
     name = tuple(int(gene) for gene in genes)
     if name not in self.known:
-      self.known[name] = timing.measure(self.run, np.array(name, np.int32))["median_ms"]
-      self.log.write({"genes": list(name), "median_ms": self.known[name]})
+      self.known[name] = self.measure(self.run, np.array(name, np.int32))
+      self.log.write({"genes": list(name), self.column: self.known[name]})
     return self.known[name]
 
 
-def _latency_checks(run: Run, domain: Domain) -> dict[str, Callable]:
-  limit = run.experiment.search.limits.latency_ms
-  if limit is None or "latency_ms" in domain.limits:
-    return {}
-  measured = _Stopwatch(run)
-  least = measured(domain.cheapest if domain.limits else timing.cheapest(run, domain.space))
-  if least > limit:
-    raise UserError(f"search.limits.latency_ms={limit:g} cannot be met: the smallest network of this space takes"
-                    f" {least:.3g} ms here")
-  return {"latency_ms": lambda genes: np.array([measured(row) <= limit for row in genes])}
+def _stopwatch(run: Run) -> _Known:
+  return _Known(run, "latency_search.jsonl", "median_ms", lambda *args: timing.measure(*args)["median_ms"])
+
+
+def _compiled_checks(run: Run, domain: Domain) -> dict[str, Callable]:
+  """Limits on what is known of a network only once it is compiled.
+
+  Raises:
+    UserError: not even the smallest network keeps one of them.
+  """
+  limits, checks = run.experiment.search.limits, {}
+  costs = {"latency_ms": (_stopwatch(run), "takes {:.3g} ms here"),
+           "memory_mb": (_Known(run, "memory_search.jsonl", "memory_mb", footprint.in_use), "needs {:.4g} MB"),
+           "training_memory_mb": (_Known(run, "training_memory_search.jsonl", "training_memory_mb", footprint.in_training),
+                                  "needs {:.4g} MB")}
+  for name, (cost, words) in costs.items():
+    limit = getattr(limits, name)
+    if limit is None or name in domain.limits:
+      continue
+    least = cost(domain.cheapest if domain.limits else timing.cheapest(run, domain.space))
+    if least > limit:
+      raise UserError(f"search.limits.{name}={limit:g} cannot be met: the smallest network of this space"
+                      f" {words.format(least)}")
+    checks[name] = lambda genes, cost=cost, limit=limit: np.array([cost(row) <= limit for row in genes])
+  return checks
 
 
 def _best(run: Run, domain: Domain, trials: list[dict]) -> Mapping:
   """The trial that wins; where latency was predicted, the best of those that keep the limit when they are measured."""
-  config, measured = run.experiment.search, _Stopwatch(run)
+  config, measured = run.experiment.search, _stopwatch(run)
   for _ in range(_MEASURED):
     best = choose.best(trials)
     if config.margin:

@@ -19,7 +19,7 @@ LAYERS = [
     {"experiment"},
     {"workdir", "deploy"},
     {"fitting", "translating", "asking"},
-    {"scoring", "timing"},
+    {"scoring", "timing", "footprint"},
     {"trusting"},
     {"stages"},
     {"main"},

@@ -7,4 +7,5 @@ TABLE = {
     "params": "nasformer.score.counts:NumParams",
     "flops": "nasformer.score.counts:NumFlops",
     "latency": "nasformer.score.latency:Latency",
+    "peak_memory": "nasformer.score.memory:PeakMemory",
 }

@@ -1,0 +1,26 @@
+"""Peak memory of a compiled program, as its compiler planned it: nothing is run.
+
+Arguments, results and what is needed in between; an argument whose buffer a result takes over counts once.
+"""
+
+import dataclasses
+from typing import Any, Callable, ClassVar
+
+
+@dataclasses.dataclass(frozen=True)
+class PeakMemory:
+  """Megabytes (10⁶ bytes) that the compiled program of a network takes: weights, inputs, outputs, and what is in between."""
+
+  unit: ClassVar[str] = "MB"
+
+  def measure(self, program: Callable, *shapes: Any) -> float:
+    """Compiles a function, or takes a compiled step, for arguments of these shapes.
+
+    Args:
+      program: a jitted function.
+      shapes: trees of arrays or of `jax.ShapeDtypeStruct`.
+    """
+    plan = program.lower(*shapes).compile().memory_analysis()
+    total = (plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+             - plan.alias_size_in_bytes)
+    return total / 1e6
