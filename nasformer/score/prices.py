@@ -141,7 +141,7 @@ class _Columns:
 
   def terms(self, prices: Float[np.ndarray, "columns_and_1"]) -> tuple[Term, ...]:
     whole = np.round(prices / UNIT_MS).astype(np.int64)
-    terms: list[Term] = [((), whole[0].reshape(()))]
+    terms: list[Term] = [((), np.array(whole[0]))]
     for part, where, options in self._parts:
       start, work, _ = self.tables[part.role, options]
       sizes = [len(values) for values in options]
