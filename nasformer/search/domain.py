@@ -138,7 +138,8 @@ class Domain:
     of all relative to their limits, by changing whichever gene lowers the excess most until none does.
     """
     scaled = [
-        [(scope, np.asarray(table * self.costs[name].unit / limit)) for scope, table in self.costs[name].factors] for name, limit in self.limits.items()
+        [(scope, np.asarray(table * self.costs[name].unit / limit)) for scope, table in self.costs[name].factors]
+        for name, limit in self.limits.items()
     ]
     starts = [minimise(factors, self.space)[1] for factors in [sum(scaled, []), *scaled]]
     return min(map(self._improve, starts), key=lambda genes: self._total(genes[None])[0])
