@@ -15,6 +15,7 @@ from nasformer.data.digits import Digits
 from nasformer.experiment import Limits, Search, Training
 from nasformer.nets.vision import Vision
 from nasformer.search.evolution import Evolution
+from nasformer.search.nsga2 import Nsga2
 from nasformer.space.tiny import Tiny
 from nasformer.store import files
 from nasformer.store.trials import TrialLog
@@ -217,6 +218,20 @@ def test_a_limit_on_latency_is_measured_once_for_each_network(scored, make_run, 
   (tmp_path / "winner.json").unlink()
   search(2.0)
   assert contents(tmp_path) == before and len(measured) == times
+
+
+def test_costs_can_be_objectives(scored, make_run, tmp_path):
+  """The quality cannot be improved, so only the cheapest networks are worth anything."""
+  scored(lambda genes: np.zeros(len(genes)))
+  cheapest = []
+  for minimise in ((), ("flops",)):
+    search = dataclasses.replace(SEARCH, strategy=Nsga2(population=8), arms={"any": ""}, generations=6, minimise=minimise)
+    stages.search(make_run(tmp_path / str(len(minimise)), search=search))
+    last = [trial["flops"] for trial in TrialLog(tmp_path / str(len(minimise)) / "trials.jsonl").read()][-8:]
+    cheapest.append(np.mean(last))
+  assert cheapest[1] < cheapest[0]
+  with pytest.raises(UserError, match="config.search.arms.mixed: search.minimise=.*no cost 'flop'"):
+    stages._domains(make_run(tmp_path, search=dataclasses.replace(SEARCH, minimise=("flop",))))
 
 
 def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeypatch):
