@@ -1,5 +1,7 @@
 """Statistics of searches and reports, on the host: Pareto fronts, hypervolume, rank agreement, spread."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
@@ -57,6 +59,37 @@ def kendall_tau(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"])
   given = np.sign(predicted[one] - predicted[two])
   pairs = np.count_nonzero(wanted)
   return float((wanted * given).sum() / pairs) if pairs else float("nan")
+
+
+def rmse(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"]) -> float:
+  """Root of the mean squared error √(Σ (p - m)² / n), in the unit of both."""
+  return float(np.sqrt(np.mean((predicted - measured) ** 2)))
+
+
+def mape(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"]) -> float:
+  """Mean absolute error relative to what was measured, Σ |p - m| / |m| / n, as a fraction."""
+  return float(np.mean(np.abs(predicted - measured) / np.abs(measured)))
+
+
+def bootstrap_interval(
+    rng: np.random.Generator, statistic: Callable[..., float], *columns: Num[np.ndarray, "E"], level: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[float, float]:
+  """Percentile interval of a statistic of paired columns, the rows being drawn anew with replacement.
+
+  Source: Efron 1979, Annals of Statistics 7. Resamples on which the statistic is NaN are left out.
+
+  Args:
+    rng: draws the rows.
+    statistic: of the columns, such as `kendall_tau`.
+    columns: one entry per architecture each.
+    level: probability of the interval.
+    resamples: how often rows are drawn.
+  """
+  rows = rng.integers(0, len(columns[0]), (resamples, len(columns[0])))
+  values = [statistic(*(column[each] for column in columns)) for each in rows]
+  low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+  return float(low), float(high)
 
 
 def mean_and_spread(values: Num[np.ndarray, "E"]) -> tuple[float, float]:
