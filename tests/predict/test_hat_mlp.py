@@ -10,8 +10,7 @@ from nasformer.types import UserError
 
 
 def test_five_linear_maps_of_width_400():
-  inputs = jnp.ones((4, 1, 10))
-  model = jax.eval_shape(HatMlp().fit, jax.random.key(0), inputs, jnp.ones(4), jnp.ones(4))
+  model = HatMlp(steps=1).fit(jax.random.key(0), jnp.ones((4, 1, 10)), jnp.ones(4), jnp.ones(4))
   assert [layer["weight"].shape for layer in model.layers] == [(10, 400), (400, 400), (400, 400), (400, 400), (400, 1)]
   assert (HatMlp().learning_rate, HatMlp().batch, HatMlp().steps) == (1e-5, 128, 5000)
 
