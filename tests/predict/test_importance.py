@@ -36,7 +36,7 @@ def labelled(space):
   """Depth counts most, then the width of heads; softmax layers help a little, MLPs not at all."""
   genes = np.asarray(space.sample(jax.random.key(0), 300))
   specs = [space.decode(row) for row in genes]
-  return genes, np.array([10.0 * spec.depth + sum(layer.num_heads for layer in spec.layers)
+  return genes, np.array([2.0 * spec.depth + sum(layer.num_heads for layer in spec.layers)
                           + 0.1 * sum(layer.kind == "softmax" for layer in spec.layers) for spec in specs])
 
 
