@@ -5,11 +5,12 @@ scratch, over models of very different budgets, where any measure of size does w
 among networks of about one budget, and the number of parameters and of FLOPs is judged beside the supernet.
 """
 
+import collections
 import dataclasses
 from typing import Any, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from nasformer.fitting import alone, lone_fitting
 from nasformer.ops import stats
@@ -21,7 +22,6 @@ from nasformer.types import UserError
 from nasformer.workdir import Run
 
 _POOL = 4096  # random networks that are chosen among
-_SAMPLES = 2000  # of the bootstrap
 
 Genes = Int[np.ndarray, "G"]
 
@@ -81,17 +81,21 @@ def summary(rows: Sequence[Mapping]) -> list[dict]:
   found = []
   for group in ("all", "spread", "budget"):
     mine = [row for row in rows if group in ("all", row["group"])]
-    seeds = [[row for row in mine if row["seed"] == seed] for seed in sorted({row["seed"] for row in mine})]
-    if any(len(each) < 2 for each in seeds) or not seeds:
+    if len(mine) < 2 or min(collections.Counter(row["seed"] for row in mine).values()) < 2:
       continue
+    measured, seed = (np.array(column, float) for column in zip(*((-row["retrained"]["loss"], row["seed"]) for row in mine)))
     for name, read in predictors.items():
-      pairs = [(np.array([read(row) for row in each], float), np.array([-row["retrained"]["loss"] for row in each]))
-               for each in seeds]
-      low, high = stats.tau_interval(pairs, _SAMPLES, np.random.default_rng(0))
-      taus = [stats.kendall_tau(*pair) for pair in pairs]
-      found.append({"group": group, "predictor": name, "num": len(mine), "tau": float(np.mean(taus)), "low": low,
-                    "high": high})
+      columns = np.array([read(row) for row in mine], float), measured, seed
+      low, high = stats.bootstrap_interval(np.random.default_rng(0), _mean_tau, *columns)
+      found.append({"group": group, "predictor": name, "num": len(mine), "tau": _mean_tau(*columns), "low": low, "high": high})
   return found
+
+
+def _mean_tau(predicted: Float[np.ndarray, "E"], measured: Float[np.ndarray, "E"], seed: Float[np.ndarray, "E"]) -> float:
+  """Kendall's tau of each seed's networks, averaged; seeds of which a draw holds fewer than two are left out."""
+  groups = [seed == value for value in np.unique(seed)]
+  taus = [stats.kendall_tau(predicted[group], measured[group]) for group in groups if group.sum() > 1]
+  return float(np.mean(taus)) if taus else float("nan")
 
 
 def _front(trials: Sequence[Mapping]) -> list[list[int]]:

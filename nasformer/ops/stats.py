@@ -1,6 +1,6 @@
 """Statistics of searches and reports, on the host: Pareto fronts, hypervolume, rank agreement, spread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -61,23 +61,34 @@ def kendall_tau(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"])
   return float((wanted * given).sum() / pairs) if pairs else float("nan")
 
 
-def tau_interval(
-    pairs: Sequence[tuple[Num[np.ndarray, "_"], Num[np.ndarray, "_"]]], samples: int, generator: np.random.Generator
-) -> tuple[float, float]:
-  """95 % bootstrap interval of the mean of several Kendall's taus, architectures drawn anew within each.
+def rmse(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"]) -> float:
+  """Root of the mean squared error √(Σ (p - m)² / n), in the unit of both."""
+  return float(np.sqrt(np.mean((predicted - measured) ** 2)))
 
-  A draw in which all measured values are equal is left out. Source: Efron 1979, Annals of Statistics 7(1).
+
+def mape(predicted: Num[np.ndarray, "E"], measured: Num[np.ndarray, "E"]) -> float:
+  """Mean absolute error relative to what was measured, Σ |p - m| / |m| / n, as a fraction."""
+  return float(np.mean(np.abs(predicted - measured) / np.abs(measured)))
+
+
+def bootstrap_interval(
+    rng: np.random.Generator, statistic: Callable[..., float], *columns: Num[np.ndarray, "E"], level: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[float, float]:
+  """Percentile interval of a statistic of paired columns, the rows being drawn anew with replacement.
+
+  Source: Efron 1979, Annals of Statistics 7. Resamples on which the statistic is NaN are left out.
 
   Args:
-    pairs: (predicted, measured) of each group of architectures, such as those of one seed.
-    samples: how often it is drawn.
-    generator: consumed.
+    rng: draws the rows.
+    statistic: of the columns, such as `kendall_tau`.
+    columns: one entry per architecture each.
+    level: probability of the interval.
+    resamples: how often rows are drawn.
   """
-  drawn = []
-  for _ in range(samples):
-    picks = [generator.integers(0, len(measured), len(measured)) for _, measured in pairs]
-    drawn.append(np.mean([kendall_tau(one[pick], two[pick]) for (one, two), pick in zip(pairs, picks)]))
-  low, high = np.nanpercentile(drawn, [2.5, 97.5])
+  rows = rng.integers(0, len(columns[0]), (resamples, len(columns[0])))
+  values = [statistic(*(column[each] for column in columns)) for each in rows]
+  low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
   return float(low), float(high)
 
 

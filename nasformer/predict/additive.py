@@ -19,13 +19,15 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from nasformer.predict.base import Scale, filled, standard
+from nasformer.predict.base import Scale, filled, flat, standard
 from nasformer.predict.linear import ridge
+from nasformer.predict.products import products
 from nasformer.types import UserError
 
 _PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MEMORIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # rows
 _SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97)  # of the variance that is drift
+_EVIDENCE = 3.0  # by how much a drift must raise the log-likelihood to be believed
 
 
 @struct.dataclass
@@ -35,16 +37,18 @@ class Model:
   Attributes:
     slopes: per standardised product of sizes.
     largest: what features are divided by.
-    products: scale of the products.
+    scale: of what is made of the features.
     targets: scale of the targets.
     state: relative slowness of the machine at every row, those of weight 0 included; its mean over the others is 1.
+    usual: its median over them.
   """
 
   slopes: Float[Array, "*Z"]
   largest: Float[Array, "*T_Q"]
-  products: Scale
+  scale: Scale
   targets: Scale
   state: Float[Array, "*E"]
+  usual: Float[Array, "*P"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +59,14 @@ class Additive:
   targets are above 0.
 
   Attributes:
+    products: whether sums of products of two sizes are taken, instead of all features as they are.
     rounds: of fitting the architecture and the machine in turn.
     tail: degrees of freedom of Student's t, which weighs down what neither explains.
   """
 
+  products: bool = True
   rounds: int = 6
-  tail: float = 4.0
+  tail: float = 30.0
   jittable: ClassVar[bool] = True
   least: ClassVar[int] = 2
 
@@ -74,7 +80,7 @@ class Additive:
     y, x = filled(targets, weights), filled(inputs, weights)
     largest = jnp.abs(x).max(0)
     largest = jnp.where(largest > 0, largest, 1)
-    x = products(x / largest)
+    x = self._read(x, largest)
     least = jnp.where(weights > 0, targets, jnp.inf).min()
 
     def turn(carry, _):
@@ -96,25 +102,18 @@ class Additive:
     start = (jnp.ones(len(y)), jnp.ones(len(y)))
     (state, _), fits = jax.lax.scan(turn, start, None, self.rounds)
     slopes, scale, centre = jax.tree.map(lambda leaf: leaf[-1], fits)
-    return Model(slopes, largest, scale, centre, state)
+    return Model(slopes, largest, scale, centre, state, jnp.nanmedian(jnp.where(weights > 0, state, jnp.nan)))
 
   def predict(self, model: Model, inputs: Float[Array, "P T Q"]) -> Float[Array, "P"]:
-    """On the machine in its mean state."""
-    return model.targets.undo(model.products(products(inputs / model.largest)) @ model.slopes)
+    """On the machine in its mean state; `model.usual` times that is the usual state, where slow stretches do not count."""
+    return model.targets.undo(model.scale(self._read(inputs, model.largest)) @ model.slopes)
 
   def measured(self, model: Model, inputs: Float[Array, "E T Q"]) -> Float[Array, "E"]:
     """The same for rows of `fit`, those of weight 0 included, in the state that the machine was in at that time."""
     return self.predict(model, inputs) * model.state
 
-
-def products(x: Float[Array, "P T Q"]) -> Float[Array, "P Z"]:
-  """Sizes and products of two: within a token, summed over tokens, and of the first token with the sum of the others."""
-  one, two = np.triu_indices(x.shape[2])
-  parts = [x.sum(1), (x[..., one] * x[..., two]).sum(1)]
-  if x.shape[1] > 1:
-    rest = x[:, 1:].sum(1)
-    parts += [x[:, 0], (x[:, 0, :, None] * rest[:, None]).reshape(len(x), -1)]
-  return jnp.concatenate(parts, -1)
+  def _read(self, inputs: Float[Array, "P T Q"], largest: Float[Array, "T Q"]) -> Float[Array, "P Z"]:
+    return products(inputs / largest) if self.products else flat(inputs / largest)
 
 
 def smooth(values: Float[Array, "E"], weights: Float[Array, "E"]) -> Float[Array, "E"]:
@@ -127,7 +126,7 @@ def smooth(values: Float[Array, "E"], weights: Float[Array, "E"]) -> Float[Array
   weights = weights / jnp.maximum((weights.sum() / (weights > 0).sum()), 1e-6)
   memory, share = (jnp.asarray(grid.ravel()) for grid in np.meshgrid(np.exp(-1 / np.array(_MEMORIES)), _SHARES))
   smoothed, fits = jax.vmap(lambda m, s: _kalman(values, weights, m, s))(memory, share)
-  return smoothed[jnp.argmax(fits)]
+  return smoothed[jnp.argmax(fits - _EVIDENCE * (share > 0))]
 
 
 def _kalman(values, weights, memory, share):

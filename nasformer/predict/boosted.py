@@ -30,7 +30,7 @@ class Boosted:
   learning_rate: float = 0.1
   rounds: int = 100
   patience: int = 5
-  leaf_rows: int = 5
+  leaf_rows: int = 3
   jittable: ClassVar[bool] = False
   least: ClassVar[int] = 2
 

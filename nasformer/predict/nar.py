@@ -57,7 +57,7 @@ class Nar:
   learning_rate: float = 1e-2
   warmup: int = 20
   weight_decay: float = 1e-2
-  steps: int = 100
+  steps: int = 60
   jittable: ClassVar[bool] = True
 
   def __post_init__(self):

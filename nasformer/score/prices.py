@@ -77,8 +77,8 @@ def fit(space: Space, net: Net, genes: Int[np.ndarray, "E G"], milliseconds: Flo
 def errors(predicted: Float[np.ndarray, "E"], measured: Float[np.ndarray, "E"]) -> dict[str, float]:
   """"mape" and "median_ape" (fractions), "rmse_ms" and Kendall's "tau"."""
   relative = np.abs(predicted / measured - 1)
-  return {"mape": float(relative.mean()), "median_ape": float(np.median(relative)),
-          "rmse_ms": float(np.sqrt(np.mean((predicted - measured) ** 2))), "tau": stats.kendall_tau(predicted, measured)}
+  return {"mape": stats.mape(predicted, measured), "median_ape": float(np.median(relative)),
+          "rmse_ms": stats.rmse(predicted, measured), "tau": stats.kendall_tau(predicted, measured)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -58,3 +58,33 @@ def test_distillation_gradient_does_not_shrink_with_the_temperature(logits):
   centre = lambda a: a - a.mean(-1, keepdims=True)
   # the remainder of the limit is of the order of logits / T, under 1%
   np.testing.assert_allclose(grad, (centre(logits) - centre(teacher)) / 5, rtol=1e-2, atol=1e-2)
+
+
+def test_pairwise_logistic_by_definition_and_its_slope():
+  """Slope per item: -Σ over worse j of sigmoid(s_j - s_i) + Σ over better j of sigmoid(s_i - s_j), over the pairs."""
+  rng = np.random.default_rng(0)
+  scores, targets = rng.normal(size=9).astype(np.float32), rng.integers(0, 5, 9).astype(np.float32)
+  loss, slope = jax.value_and_grad(losses.pairwise_logistic)(scores, targets, jnp.ones(9))
+  total, pairs, wanted = 0.0, 0, np.zeros(9)
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))
+  for i in range(9):
+    for j in range(9):
+      if targets[i] > targets[j]:
+        total, pairs = total + np.log1p(np.exp(scores[j] - scores[i])), pairs + 1
+        wanted[i] -= sigmoid(scores[j] - scores[i])
+      elif targets[i] < targets[j]:
+        wanted[i] += sigmoid(scores[i] - scores[j])
+  np.testing.assert_allclose(loss, total / pairs, rtol=1e-5)
+  np.testing.assert_allclose(slope, wanted / pairs, rtol=1e-4, atol=1e-6)
+
+
+def test_pairwise_logistic_of_equal_scores_is_log_2():
+  np.testing.assert_allclose(losses.pairwise_logistic(jnp.zeros(6), jnp.arange(6.0), jnp.ones(6)), np.log(2), rtol=1e-6)
+
+
+def test_pairwise_logistic_without_rows_of_weight_0():
+  scores, targets = jnp.array([1.0, 0.0, 5.0, 2.0]), jnp.array([1.0, 2.0, jnp.nan, 3.0])
+  one = losses.pairwise_logistic(scores, targets, jnp.array([1.0, 1.0, 0.0, 1.0]))
+  np.testing.assert_allclose(one, losses.pairwise_logistic(scores[jnp.array([0, 1, 3])], targets[jnp.array([0, 1, 3])],
+                                                           jnp.ones(3)), rtol=1e-6)
+  assert losses.pairwise_logistic(scores, jnp.ones(4), jnp.ones(4)) == 0

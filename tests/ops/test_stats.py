@@ -75,3 +75,24 @@ def test_mean_and_spread():
 def test_binomial_error_is_that_of_the_mean_of_coin_flips():
   flips = np.array([1.0] * 9 + [0.0])
   assert stats.binomial_error(0.9, 10) == pytest.approx(np.std(flips) / np.sqrt(10))
+
+
+def test_errors_by_hand():
+  predicted, measured = np.array([3.0, 1.0]), np.array([1.0, 2.0])
+  assert stats.rmse(predicted, measured) == pytest.approx(np.sqrt(2.5))
+  assert stats.mape(predicted, measured) == pytest.approx((2 / 1 + 1 / 2) / 2)
+
+
+def test_bootstrap_interval_of_a_mean_is_that_of_its_error():
+  values = np.random.default_rng(0).normal(5.0, 2.0, 400)
+  low, high = stats.bootstrap_interval(np.random.default_rng(1), np.mean, values)
+  error = values.std() / 20
+  assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.3 * error)
+
+
+def test_bootstrap_interval_of_rank_agreement():
+  order = np.arange(30.0)
+  assert stats.bootstrap_interval(np.random.default_rng(0), stats.kendall_tau, order, order) == (1, 1)
+  low, high = stats.bootstrap_interval(np.random.default_rng(0), stats.kendall_tau, order,
+                                       np.random.default_rng(2).permutation(order))
+  assert -0.7 < low < high < 0.7
