@@ -3,6 +3,9 @@
 TABLE = {
     "softmax": "nasformer.attention.softmax:Softmax",
     "softmax_relative": "nasformer.attention.softmax_relative:SoftmaxRelative",
+    "softmax_t5": "nasformer.attention.softmax_t5:SoftmaxT5",
     "linear": "nasformer.attention.linear:Linear",
     "cosformer": "nasformer.attention.cosformer:CosFormer",
+    "eit": "nasformer.attention.eit:Eit",
+    "mega": "nasformer.attention.mega:Mega",
 }

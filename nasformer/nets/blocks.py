@@ -90,7 +90,9 @@ def attention_block(kind: Kind, params: Tensors, x: Float[Array, "B T D"], conte
     context = context.replace(keep_heads=keep.heads, keep_embed=keep.embed)
   if noise is not None and noise.weights is not None:
     context = context.replace(dropout_key=jax.random.fold_in(noise.key, 2), dropout=noise.weights)
-  inner = norm(params, x, keep) if pre_norm else x
+  inner = x
+  if pre_norm:
+    inner, context = norm(params, x, keep), context.replace(residual=x)
   out, carry = kind(params, inner, inner if source is None else source, context, carry)
   return add_branch(params, x, out, keep, noise, pre_norm), carry
 

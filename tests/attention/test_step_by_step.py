@@ -10,12 +10,15 @@ import pytest
 from nasformer.attention import TABLE
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.cosformer import CosFormer
+from nasformer.attention.mega import Mega
 from nasformer.attention.softmax_relative import SoftmaxRelative
+from nasformer.attention.softmax_t5 import SoftmaxT5
 from nasformer.registry import lookup
 
 KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
     "own_length": CosFormer(angle="own_length", max_length=11), "always_causal": CosFormer(causal=True, max_length=11),
-    "near": SoftmaxRelative(max_distance=2)}
+    "near": SoftmaxRelative(max_distance=2), "buckets": SoftmaxT5(num_buckets=4, max_distance=3),
+    "gated": Mega(activation="laplace", paper_ema=True), "gated_chunks": Mega(activation="relu2", chunk_size=4)}
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
 SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
 MASK = np.arange(KEYS) < np.array([5, 2, 4])[:, None]  # real source tokens of the three examples
