@@ -6,6 +6,7 @@ TABLE = {
     "softmax_t5": "nasformer.attention.softmax_t5:SoftmaxT5",
     "linear": "nasformer.attention.linear:Linear",
     "cosformer": "nasformer.attention.cosformer:CosFormer",
+    "couplformer": "nasformer.attention.couplformer:Couplformer",
     "eit": "nasformer.attention.eit:Eit",
     "mega": "nasformer.attention.mega:Mega",
 }

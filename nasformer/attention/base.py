@@ -66,6 +66,7 @@ class Sizes:
     head_dim: width of each.
     source_dim: width of what keys and values are computed from, in cross-attention.
     causal: the layer serves a decoder, so what only the other form needs does not exist.
+    grid: height and width of the grid of patches that tokens are, as in `Context`.
   """
 
   embed_dim: int
@@ -73,6 +74,7 @@ class Sizes:
   head_dim: int
   source_dim: int | None = None
   causal: bool = False
+  grid: tuple[int, int] | None = None
 
   @property
   def key_dim(self) -> int:
@@ -119,6 +121,7 @@ class Context:
     stream: queries come one after another when it counts (decoding), so nothing may depend on how many there are.
     copies: the source holds so many sequences of one length, one after another, whose positions run alike (a decoder that
       attends to several encoder layers).
+    grid: height and width of the grid of patches that the last tokens are, row by row; None where they are a sequence.
   """
 
   query_mask: Bool[Array, "B T"] | None = None
@@ -131,6 +134,7 @@ class Context:
   causal: bool = struct.field(pytree_node=False, default=False)
   stream: bool = struct.field(pytree_node=False, default=False)
   copies: int = struct.field(pytree_node=False, default=1)
+  grid: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
