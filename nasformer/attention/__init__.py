@@ -8,5 +8,6 @@ TABLE = {
     "cosformer": "nasformer.attention.cosformer:CosFormer",
     "couplformer": "nasformer.attention.couplformer:Couplformer",
     "eit": "nasformer.attention.eit:Eit",
+    "luna": "nasformer.attention.luna:Luna",
     "mega": "nasformer.attention.mega:Mega",
 }

@@ -152,6 +152,19 @@ class Kind:
     """Mixes tokens; returns the output and what travels on to the next layer (`carry` itself where it is not used)."""
     raise NotImplementedError
 
+  def first_carry(self, sizes: Sizes, batch: int, length: int, dtype: Any) -> Any:
+    """What a layer finds that has none of its kind below it, as arrays: the form of what all layers pass on.
+
+    A layer that is given None finds the same. Kinds that pass on nothing have None for all.
+
+    Args:
+      sizes: of the largest layer.
+      batch: number of sequences.
+      length: of all of them.
+      dtype: of the tokens.
+    """
+    return None
+
   def begin(self, params: Tensors, batch: int, max_length: int, dtype: Any) -> Any:
     """State of self-attention before the first of at most `max_length` tokens; the batch is the first axis of all of it."""
     raise NotImplementedError
@@ -187,6 +200,11 @@ class Core(Kind):
              v: Float[Array, "B S N E"], context: Context) -> Float[Array, "B T N E"]:
     """The attention itself, head by head."""
     raise NotImplementedError
+
+  def pass_on(self, params: Tensors, q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], v: Float[Array, "B S N E"],
+              context: Context, carry: Any) -> tuple[Float[Array, "B T N E"], Any]:
+    """`attend` for a kind whose layers depend on those below in more than their input, and what it passes on."""
+    return self.attend(params, q, k, v, context), carry
 
   def start(self, batch: int, max_length: int, num_heads: int, head_dim: int, value_dim: int, dtype: Any) -> Any:
     """State that has seen no key yet."""
@@ -226,8 +244,8 @@ class Core(Kind):
 
   def __call__(self, params, x, source, context, carry=None):
     q = project(x, params["query"], params["query_bias"])
-    k, v = self._keys_values(params, source)
-    out = self._join(params, self.attend(params, q, k, v, context), context.keep_heads)
+    out, carry = self.pass_on(params, q, *self._keys_values(params, source), context, carry)
+    out = self._join(params, out, context.keep_heads)
     if context.query_mask is not None:
       out = jnp.where(context.query_mask[..., None], out, 0)
     return masks.zero(out, context.keep_embed), carry

@@ -173,7 +173,9 @@ class TranslationNet:
                 causal: bool, keep: Keep | None = None, noise: Noise | None = None, carry=None):
     """Self-attention of the encoder (with its mask) or, causal, of the decoder."""
     context = Context(source_mask, source_mask, causal=causal, stream=causal)
-    return blocks.attention_block(self.kind(kind), params, x, context, keep, noise, carry, pre_norm=self.pre_norm)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, kind),
+                                     pre_norm=self.pre_norm)
+    return x, blocks.passed(carry, kind, mine)
 
   def cross(self, kind: str, params: Tensors, x: Float[Array, "B T D"], source: Float[Array, "B S Dk"],
             mask: Bool[Array, "B S"], span: int, keep: Keep | None = None, noise: Noise | None = None):
@@ -322,8 +324,9 @@ class Sliced:
     for i, layer in enumerate(spec.decoder):
       p, attend = params[f"decoder_{i}_attention"], net.kind(layer.kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
-      out, state[f"attention_{i}"], carry = attend.step(p, inner, state[f"attention_{i}"], position, carry,
-                                                        Context(residual=x))
+      out, state[f"attention_{i}"], mine = attend.step(p, inner, state[f"attention_{i}"], position,
+                                                       blocks.found(carry, layer.kind), Context(residual=x))
+      carry = blocks.passed(carry, layer.kind, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       p, attend = params[f"decoder_{i}_cross"], net.kind(layer.cross_kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x

@@ -149,7 +149,9 @@ class VisionNet:
 
   def attention(self, kind: str, params: Tensors, x: Float[Array, "B T D"], keep: Keep | None = None,
                 noise: Noise | None = None, carry=None) -> tuple[Float[Array, "B T D"], object]:
-    return blocks.attention_block(self.kind(kind), params, x, Context(grid=self.grid), keep, noise, carry)
+    mine = blocks.found(carry, kind)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, Context(grid=self.grid), keep, noise, mine)
+    return x, blocks.passed(carry, kind, mine)
 
   def mlp_tensors(self, embed_dim: int, ffn_dim: int) -> dict[str, Tensor]:
     return blocks.mlp_tensors(embed_dim, ffn_dim)

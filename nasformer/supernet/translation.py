@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from nasformer.attention.base import Tensor
+from nasformer.attention.base import Sizes, Tensor
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep
 from nasformer.nets.translation import PAD, Pair, Sliced, TranslationNet, TranslationTransformer, shifted
@@ -164,8 +164,8 @@ class TranslationSupernet:
     noise = net.noise(aux["key"], -1, 0, self._share(reading, "encoder"))
     x = net.embed(params["ends"], "source", source, dim, keep and keep.embed, noise)
     blocks_ = self._encoder_blocks(dim)
-    _, outputs = form.layers(blocks_, reading.encoder_depth, max(space.encoder_depth), (x, None), params["encoder"], None,
-                             aux, collect=True)
+    _, outputs = form.layers(blocks_, reading.encoder_depth, max(space.encoder_depth), (x, self._first_carry("encoder", x)),
+                             params["encoder"], None, aux, collect=True)
     last = outputs[0][reading.encoder_depth - 1 - jnp.arange(max(space.span))]
     last = net.finish(params["ends"], "encoder", last, keep)
     return jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, max(space.encoder_embed_dim) - dim)))
@@ -176,9 +176,14 @@ class TranslationSupernet:
     noise = net.noise(aux["key"], -1, 2, self._share(reading, "decoder"))
     x = net.embed(params["ends"], "target", shifted(target), dim, keep and keep.embed, noise)
     blocks_ = self._decoder_blocks(dim)
-    (x, _), _ = form.layers(blocks_, reading.decoder_depth, max(space.decoder_depth), (x, None), params["decoder"], memory,
-                            aux)
+    (x, _), _ = form.layers(blocks_, reading.decoder_depth, max(space.decoder_depth), (x, self._first_carry("decoder", x)),
+                            params["decoder"], memory, aux)
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x, keep))
+
+  def _first_carry(self, side: str, x: Float[Array, "B T D"]) -> dict[str, Any]:
+    heads = max(self.space.fields[side]["num_heads"])
+    sizes = Sizes(x.shape[-1], heads, self.space.qkv_dim // heads, causal=side == "decoder")
+    return blocks.first_carry({kind: self.net.kind(kind) for kind in self.space.placed[side]}, sizes, x)
 
   def _encoder_blocks(self, dim: int) -> tuple[Block, ...]:
     return (self._attention_block("encoder", dim, False), self._mlp_block("encoder", dim, 1))

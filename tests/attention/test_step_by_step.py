@@ -134,13 +134,18 @@ def test_positions_begin_anew_in_every_copy(name, run):
 # -- types -------------------------------------------------------------------------------------------------------------
 
 
+def small_weights(name, use):
+  """A softmax over large logits is as sharp as their rounding."""
+  return jax.tree.map(lambda value: value / 2, weights(name, use))
+
+
 def half(tree):
   return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), tree)
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if KINDS[name].can.causal])
 def test_half_precision_comes_out_of_steps(name):
-  params, x = weights(name, "self"), draw(58, 3, LENGTH, WIDTH)
+  params, x = small_weights(name, "self"), draw(58, 3, LENGTH, WIDTH)
   out = stepwise(name, params, half(x), LENGTH + 2)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(jnp.float64), stepwise(name, params, x, LENGTH + 2), 0.1, 0.1)
@@ -148,7 +153,7 @@ def test_half_precision_comes_out_of_steps(name):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if KINDS[name].can.cross])
 def test_half_precision_comes_out_of_looks(name):
-  params, x, source = weights(name, "cross"), draw(59, 3, LENGTH, WIDTH), draw(60, 3, KEYS, SOURCE_WIDTH)
+  params, x, source = small_weights(name, "cross"), draw(59, 3, LENGTH, WIDTH), draw(60, 3, KEYS, SOURCE_WIDTH)
   out = looks(name, params, half(x), half(source), MASK, 1)
   assert out.dtype == jnp.bfloat16
   np.testing.assert_allclose(out.astype(jnp.float64), looks(name, params, x, source, MASK, 1), 0.1, 0.1)
