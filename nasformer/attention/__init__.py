@@ -8,6 +8,7 @@ TABLE = {
     "cosformer": "nasformer.attention.cosformer:CosFormer",
     "couplformer": "nasformer.attention.couplformer:Couplformer",
     "eit": "nasformer.attention.eit:Eit",
+    "evolving": "nasformer.attention.evolving:Evolving",
     "luna": "nasformer.attention.luna:Luna",
     "mega": "nasformer.attention.mega:Mega",
 }
