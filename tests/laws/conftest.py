@@ -54,9 +54,9 @@ class Images:
   def shrunk(self, name, kinds):
     """The same class of space with short lists of small sizes."""
     mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
+    heads = {"num_heads": (1, 3)} if SPACES[name].num_heads else {"head_budget": 6}
     kinds = kinds or portion(tuple(KINDS), row_number(name, Encoder), 2)
-    return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4,
-                               kinds=kinds, **mlp)
+    return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), head_dim=4, kinds=kinds, **heads, **mlp)
 
   def small(self, name, spec):
     """Function of the small network's parameters -> logits, as it is called most quickly."""
