@@ -3,6 +3,12 @@
 TABLE = {
     "softmax": "nasformer.attention.softmax:Softmax",
     "softmax_relative": "nasformer.attention.softmax_relative:SoftmaxRelative",
+    "softmax_t5": "nasformer.attention.softmax_t5:SoftmaxT5",
     "linear": "nasformer.attention.linear:Linear",
     "cosformer": "nasformer.attention.cosformer:CosFormer",
+    "couplformer": "nasformer.attention.couplformer:Couplformer",
+    "eit": "nasformer.attention.eit:Eit",
+    "evolving": "nasformer.attention.evolving:Evolving",
+    "luna": "nasformer.attention.luna:Luna",
+    "mega": "nasformer.attention.mega:Mega",
 }

@@ -17,6 +17,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",), 20)  # a case whose MLP widths are multiples of the model's
 PRE, POST = ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_wmt", ("softmax",), 2)  # by their norm
+CARRY = ("tiny", ("evolving", "luna", "linear"), 8)  # two kinds that pass something on, and one that lets it through
 over_forms = pytest.mark.parametrize("form", ["masked", "exact"])
 over_costs = pytest.mark.parametrize("cost", [NumParams(), NumFlops()])
 
@@ -42,7 +43,8 @@ def test_logits_are_those_of_the_sliced_network(case, name, form):
 
 
 @over_forms
-@pytest.mark.parametrize("of", [("tiny",), RATIO, PRE], ids=["ffn_dim", "mlp_ratio", "translation"])
+@pytest.mark.parametrize("of", [("tiny",), RATIO, PRE, CARRY, ("ranknas_iwslt", ("luna",), 2)],
+                         ids=["ffn_dim", "mlp_ratio", "translation", "carry", "translation_carry"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form):
   this = case(*of)
   for i, genes in enumerate(this.genes):
@@ -51,7 +53,7 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form):
     close(logits, this.logits[i])
 
 
-@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE)])
+@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE), (4, CARRY)])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)
@@ -209,9 +211,10 @@ def test_every_choice_of_translation_is_covered(translations):
   assert {spec.encoder_embed_dim for spec in specs} == {spec.decoder_embed_dim for spec in specs} == {6, 8}
   encoder, decoder = ([layer for spec in specs for layer in getattr(spec, side)] for side in ("encoder", "decoder"))
   kinds = dict(translations[0].supernet.net.kinds)
+  kinds = {name: kind.can for name, kind in kinds.items() if kind.can.divides}
   assert {layer.kind for layer in encoder} == kinds.keys()
-  assert {layer.kind for layer in decoder} == {name for name, kind in kinds.items() if kind.can.causal}
-  assert {layer.cross_kind for layer in decoder} == {name for name, kind in kinds.items() if kind.can.cross}
+  assert {layer.kind for layer in decoder} == {name for name, can in kinds.items() if can.causal}
+  assert {layer.cross_kind for layer in decoder} == {name for name, can in kinds.items() if can.cross}
   assert {layer.span for layer in decoder} == {1, 2, 3} and {layer.cross_num_heads for layer in decoder} == {1, 2}
 
 
