@@ -5,4 +5,6 @@ TABLE = {
     "softmax_relative": "nasformer.attention.softmax_relative:SoftmaxRelative",
     "linear": "nasformer.attention.linear:Linear",
     "cosformer": "nasformer.attention.cosformer:CosFormer",
+    "favor": "nasformer.attention.favor:Favor",
+    "momentum": "nasformer.attention.momentum:Momentum",
 }

@@ -95,7 +95,7 @@ class KernelCore(Core):
       numerator, denominator = causal_sums(rows_q, rows_k, v, context.key_mask, self.recurrence)
     else:
       numerator, denominator = full_sums(rows_q, rows_k, v, context.key_mask)
-    return (numerator / self.divisor(denominator)[..., None]).astype(q.dtype)
+    return divide(numerator, self.divisor(denominator)).astype(q.dtype)
 
   def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
     dtype, features = jnp.promote_types(dtype, jnp.float32), self.num_features(head_dim)
@@ -119,7 +119,7 @@ class KernelCore(Core):
     length, _ = self.lengths(Context(stream=True), 1, 1)
     phi = self.phi_query(params, q, position[None], length)
     numerator, denominator = _read(phi, (state["sum"], state["total"]))
-    return (numerator / self.divisor(denominator)[..., None]).astype(q.dtype)
+    return divide(numerator, self.divisor(denominator)).astype(q.dtype)
 
   def core_count(self, sizes, queries, keys, causal):
     return kernel_count(sizes.num_heads, queries, keys, self.num_features(sizes.head_dim), sizes.head_dim, causal)
@@ -168,6 +168,12 @@ def causal_sums(
   xs = (queries.x, queries.positions[None], keys.x, keys.positions[None], v, _real(key_mask, v))
   outs = _in_pieces(chunk, _empty(keys, v, len(keep)), tuple(map(late, xs)), CHUNK)[1]
   return tuple(x[:, length - queries.x.shape[1]:] for x in outs)
+
+
+def divide(numerator: Float[Array, "B T N E"], divisor: Float[Array, "B T N"]) -> Float[Array, "B T N E"]:
+  """The quotient; its gradient never squares the divisor, which may be tiny."""
+  scale = jax.lax.stop_gradient(divisor)
+  return numerator / scale[..., None] / (divisor / scale)[..., None]
 
 
 def kernel_count(num_heads: int, queries: int, keys: int, features: int, head_dim: int, causal: bool,
