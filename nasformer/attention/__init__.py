@@ -3,8 +3,13 @@
 TABLE = {
     "softmax": "nasformer.attention.softmax:Softmax",
     "softmax_relative": "nasformer.attention.softmax_relative:SoftmaxRelative",
+    "softmax_t5": "nasformer.attention.softmax_t5:SoftmaxT5",
     "linear": "nasformer.attention.linear:Linear",
     "cosformer": "nasformer.attention.cosformer:CosFormer",
     "favor": "nasformer.attention.favor:Favor",
     "momentum": "nasformer.attention.momentum:Momentum",
+    "couplformer": "nasformer.attention.couplformer:Couplformer",
+    "eit": "nasformer.attention.eit:Eit",
+    "luna": "nasformer.attention.luna:Luna",
+    "mega": "nasformer.attention.mega:Mega",
 }

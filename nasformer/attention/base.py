@@ -9,7 +9,7 @@ A kind is a frozen dataclass of hyper-parameters with three pure methods:
 and, where it can be used by a decoder, four more that give the same, one token after another:
 
   `begin(params, batch, max_length, dtype)`       the state before the first token
-  `step(params, x, state, position, carry)`       self-attention of the next token, which the state takes in
+  `step(params, x, state, position, carry, context)` self-attention of the next token, which the state takes in
   `read(params, source, context)`                 what cross-attention keeps of a source
   `look(params, x, memory, position, context)`    cross-attention of one token
 
@@ -58,12 +58,23 @@ class Count(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Sizes of one attention layer; `source_dim` is the width of what keys and values are computed from."""
+  """Sizes of one attention layer.
+
+  Attributes:
+    embed_dim: model width.
+    num_heads: number of heads.
+    head_dim: width of each.
+    source_dim: width of what keys and values are computed from, in cross-attention.
+    causal: the layer serves a decoder, so what only the other form needs does not exist.
+    grid: height and width of the grid of patches that tokens are, as in `Context`.
+  """
 
   embed_dim: int
   num_heads: int
   head_dim: int
   source_dim: int | None = None
+  causal: bool = False
+  grid: tuple[int, int] | None = None
 
   @property
   def key_dim(self) -> int:
@@ -81,10 +92,17 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Can:
-  """Where a kind can work; tests ask no more of it, and a network must not place it elsewhere."""
+  """Where a kind can work; tests ask no more of it, and a network must not place it elsewhere.
+
+  Attributes:
+    causal: where a query must not see later keys.
+    cross: where keys and values are made of something else than queries.
+    divides: where a fixed width is divided among fewer, wider heads; otherwise heads must be of one width.
+  """
 
   causal: bool = True
   cross: bool = True
+  divides: bool = True
 
 
 @struct.dataclass
@@ -96,23 +114,27 @@ class Context:
     key_mask: real keys, likewise. To a query that can see no key the attention itself gives exactly zero.
     keep_heads: living heads, in a masked network; None where all are alive.
     keep_embed: living channels, likewise.
+    residual: what the block will add the output to, where that is not what the queries are made of.
     dropout_key: randomness for dropping attention weights, in training.
     dropout: the rate of that, for kinds that have weights.
     causal: a query sees no later key.
     stream: queries come one after another when it counts (decoding), so nothing may depend on how many there are.
     copies: the source holds so many sequences of one length, one after another, whose positions run alike (a decoder that
       attends to several encoder layers).
+    grid: height and width of the grid of patches that the last tokens are, row by row; None where they are a sequence.
   """
 
   query_mask: Bool[Array, "B T"] | None = None
   key_mask: Bool[Array, "B S"] | None = None
   keep_heads: Bool[Array, "N"] | None = None
   keep_embed: Bool[Array, "D"] | None = None
+  residual: Float[Array, "B T D"] | None = None
   dropout_key: Array | None = None
   dropout: Float[Array, ""] | None = None
   causal: bool = struct.field(pytree_node=False, default=False)
   stream: bool = struct.field(pytree_node=False, default=False)
   copies: int = struct.field(pytree_node=False, default=1)
+  grid: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +152,25 @@ class Kind:
     """Mixes tokens; returns the output and what travels on to the next layer (`carry` itself where it is not used)."""
     raise NotImplementedError
 
+  def first_carry(self, sizes: Sizes, batch: int, length: int, dtype: Any) -> Any:
+    """What a layer finds that has none of its kind below it, as arrays: the form of what all layers pass on.
+
+    A layer that is given None finds the same. Kinds that pass on nothing have None for all.
+
+    Args:
+      sizes: of the largest layer.
+      batch: number of sequences.
+      length: of all of them.
+      dtype: of the tokens.
+    """
+    return None
+
   def begin(self, params: Tensors, batch: int, max_length: int, dtype: Any) -> Any:
     """State of self-attention before the first of at most `max_length` tokens; the batch is the first axis of all of it."""
     raise NotImplementedError
 
-  def step(self, params: Tensors, x: Float[Array, "B 1 D"], state: Any, position: Int[Array, ""],
-           carry: Any = None) -> tuple[Float[Array, "B 1 D"], Any, Any]:
+  def step(self, params: Tensors, x: Float[Array, "B 1 D"], state: Any, position: Int[Array, ""], carry: Any = None,
+           context: Context = Context()) -> tuple[Float[Array, "B 1 D"], Any, Any]:
     """Causal self-attention of the token at `position`: its output, the state with it, and the carry."""
     raise NotImplementedError
 
@@ -165,6 +200,11 @@ class Core(Kind):
              v: Float[Array, "B S N E"], context: Context) -> Float[Array, "B T N E"]:
     """The attention itself, head by head."""
     raise NotImplementedError
+
+  def pass_on(self, params: Tensors, q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], v: Float[Array, "B S N E"],
+              context: Context, carry: Any) -> tuple[Float[Array, "B T N E"], Any]:
+    """`attend` for a kind whose layers depend on those below in more than their input, and what it passes on."""
+    return self.attend(params, q, k, v, context), carry
 
   def start(self, batch: int, max_length: int, num_heads: int, head_dim: int, value_dim: int, dtype: Any) -> Any:
     """State that has seen no key yet."""
@@ -204,8 +244,8 @@ class Core(Kind):
 
   def __call__(self, params, x, source, context, carry=None):
     q = project(x, params["query"], params["query_bias"])
-    k, v = self._keys_values(params, source)
-    out = self._join(params, self.attend(params, q, k, v, context), context.keep_heads)
+    out, carry = self.pass_on(params, q, *self._keys_values(params, source), context, carry)
+    out = self._join(params, out, context.keep_heads)
     if context.query_mask is not None:
       out = jnp.where(context.query_mask[..., None], out, 0)
     return masks.zero(out, context.keep_embed), carry
@@ -213,7 +253,7 @@ class Core(Kind):
   def begin(self, params, batch, max_length, dtype):
     return self.start(batch, max_length, *params["key"].shape[1:], params["value"].shape[-1], dtype)
 
-  def step(self, params, x, state, position, carry=None):
+  def step(self, params, x, state, position, carry=None, context=Context()):
     state = self.push(params, state, *self._keys_values(params, x), position)
     q = project(x, params["query"], params["query_bias"])
     return self._join(params, self.recall(params, state, q, position, 1)), state, carry

@@ -5,6 +5,7 @@ the function itself, and its exact cost.
 """
 
 import math
+from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -90,9 +91,28 @@ def attention_block(kind: Kind, params: Tensors, x: Float[Array, "B T D"], conte
     context = context.replace(keep_heads=keep.heads, keep_embed=keep.embed)
   if noise is not None and noise.weights is not None:
     context = context.replace(dropout_key=jax.random.fold_in(noise.key, 2), dropout=noise.weights)
-  inner = norm(params, x, keep) if pre_norm else x
+  inner = x
+  if pre_norm:
+    inner, context = norm(params, x, keep), context.replace(residual=x)
   out, carry = kind(params, inner, inner if source is None else source, context, carry)
   return add_branch(params, x, out, keep, noise, pre_norm), carry
+
+
+def found(carry: Mapping[str, Any] | None, name: str) -> Any:
+  """What a layer of this kind finds of what travels up, by kind; None where there was none of its kind yet."""
+  return carry[name] if carry and name in carry else None
+
+
+def passed(carry: Mapping[str, Any] | None, name: str, mine: Any) -> Any:
+  """What travels on: that of other kinds as it was."""
+  return carry if mine is None else {**(carry or {}), name: mine}
+
+
+def first_carry(kinds: Mapping[str, Kind], sizes: Sizes, x: Float[Array, "B T D"]) -> dict[str, Any]:
+  """What travels through a network of at most these sizes before its first layer, by kind: for loops over layers, in which
+  it has one form throughout."""
+  first = {name: kind.first_carry(sizes, *x.shape[:2], x.dtype) for name, kind in kinds.items()}
+  return {name: value for name, value in first.items() if value is not None}
 
 
 def add_branch(params: Tensors, x: Float[Array, "B T D"], out: Float[Array, "B T D"], keep: Keep | None = None,

@@ -157,9 +157,10 @@ class TranslationNet:
 
   # -- layers -------------------------------------------------------------------------------------------------------
 
-  def attention_tensors(self, dim: int, layer: LayerSpec | DecoderLayerSpec) -> dict[str, Tensor]:
-    """Of self-attention."""
-    return blocks.norm_tensors(dim) | self.kind(layer.kind).params(Sizes(dim, layer.num_heads, layer.head_dim))
+  def attention_tensors(self, dim: int, layer: LayerSpec | DecoderLayerSpec, causal: bool) -> dict[str, Tensor]:
+    """Of self-attention, of the encoder or, causal, of the decoder."""
+    sizes = Sizes(dim, layer.num_heads, layer.head_dim, causal=causal)
+    return blocks.norm_tensors(dim) | self.kind(layer.kind).params(sizes)
 
   def cross_tensors(self, dim: int, source_dim: int, layer: DecoderLayerSpec) -> dict[str, Tensor]:
     sizes = Sizes(dim, layer.cross_num_heads, layer.cross_head_dim, source_dim)
@@ -172,7 +173,9 @@ class TranslationNet:
                 causal: bool, keep: Keep | None = None, noise: Noise | None = None, carry=None):
     """Self-attention of the encoder (with its mask) or, causal, of the decoder."""
     context = Context(source_mask, source_mask, causal=causal, stream=causal)
-    return blocks.attention_block(self.kind(kind), params, x, context, keep, noise, carry, pre_norm=self.pre_norm)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, kind),
+                                     pre_norm=self.pre_norm)
+    return x, blocks.passed(carry, kind, mine)
 
   def cross(self, kind: str, params: Tensors, x: Float[Array, "B T D"], source: Float[Array, "B S Dk"],
             mask: Bool[Array, "B S"], span: int, keep: Keep | None = None, noise: Noise | None = None):
@@ -203,10 +206,9 @@ class TranslationNet:
       return self._count_ends(length, **sizes)
     if role.endswith("mlp"):
       return blocks.mlp_count(sizes["embed_dim"], sizes["ffn_dim"], length)
-    cross = role == "decoder_cross"
-    layer = Sizes(sizes["embed_dim"], sizes["num_heads"], sizes["head_dim"], sizes["source_dim"] if cross else None)
-    return blocks.attention_count(self.kind(sizes["kind"]), layer, length, length * (sizes["span"] if cross else 1),
-                                  role == "decoder_attention")
+    cross, causal = role == "decoder_cross", role == "decoder_attention"
+    layer = Sizes(sizes["embed_dim"], sizes["num_heads"], sizes["head_dim"], sizes["source_dim"] if cross else None, causal)
+    return blocks.attention_count(self.kind(sizes["kind"]), layer, length, length * (sizes["span"] if cross else 1), causal)
 
   def _count_ends(self, length, encoder_embed_dim, decoder_embed_dim):
     tensors = self.ends_tensors(encoder_embed_dim, decoder_embed_dim)
@@ -264,10 +266,10 @@ class Sliced:
     encoder, decoder = spec.encoder_embed_dim, spec.decoder_embed_dim
     tensors = {"ends": net.ends_tensors(encoder, decoder)}
     for i, layer in enumerate(spec.encoder):
-      tensors[f"encoder_{i}_attention"] = net.attention_tensors(encoder, layer)
+      tensors[f"encoder_{i}_attention"] = net.attention_tensors(encoder, layer, False)
       tensors[f"encoder_{i}_mlp"] = net.mlp_tensors(encoder, layer.ffn_dim)
     for i, layer in enumerate(spec.decoder):
-      tensors[f"decoder_{i}_attention"] = net.attention_tensors(decoder, layer)
+      tensors[f"decoder_{i}_attention"] = net.attention_tensors(decoder, layer, True)
       tensors[f"decoder_{i}_cross"] = net.cross_tensors(decoder, encoder, layer)
       tensors[f"decoder_{i}_mlp"] = net.mlp_tensors(decoder, layer.ffn_dim)
     return tensors
@@ -322,11 +324,14 @@ class Sliced:
     for i, layer in enumerate(spec.decoder):
       p, attend = params[f"decoder_{i}_attention"], net.kind(layer.kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
-      out, state[f"attention_{i}"], carry = attend.step(p, inner, state[f"attention_{i}"], position, carry)
+      out, state[f"attention_{i}"], mine = attend.step(p, inner, state[f"attention_{i}"], position,
+                                                       blocks.found(carry, layer.kind), Context(residual=x))
+      carry = blocks.passed(carry, layer.kind, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       p, attend = params[f"decoder_{i}_cross"], net.kind(layer.cross_kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
-      out = attend.look(p, inner, state[f"cross_{i}"], position, Context(stream=True, copies=layer.span))
+      out = attend.look(p, inner, state[f"cross_{i}"], position,
+                        Context(residual=x, stream=True, copies=layer.span))
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       x = net.mlp(params[f"decoder_{i}_mlp"], x)
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x))[:, 0], state

@@ -85,8 +85,13 @@ class VisionNet:
     return dict(self.kinds)[name]
 
   @property
+  def grid(self) -> tuple[int, int]:
+    """Patches along height and width."""
+    return self.image_shape[0] // self.config.patch_size, self.image_shape[1] // self.config.patch_size
+
+  @property
   def num_patches(self) -> int:
-    return self.image_shape[0] * self.image_shape[1] // self.config.patch_size**2
+    return math.prod(self.grid)
 
   @property
   def length(self) -> int:
@@ -139,12 +144,14 @@ class VisionNet:
   # -- layers -------------------------------------------------------------------------------------------------------
 
   def attention_tensors(self, embed_dim: int, layer: LayerSpec) -> dict[str, Tensor]:
-    sizes = Sizes(embed_dim, layer.num_heads, layer.head_dim)
+    sizes = Sizes(embed_dim, layer.num_heads, layer.head_dim, grid=self.grid)
     return blocks.norm_tensors(embed_dim) | self.kind(layer.kind).params(sizes)
 
   def attention(self, kind: str, params: Tensors, x: Float[Array, "B T D"], keep: Keep | None = None,
                 noise: Noise | None = None, carry=None) -> tuple[Float[Array, "B T D"], object]:
-    return blocks.attention_block(self.kind(kind), params, x, Context(), keep, noise, carry)
+    mine = blocks.found(carry, kind)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, Context(grid=self.grid), keep, noise, mine)
+    return x, blocks.passed(carry, kind, mine)
 
   def mlp_tensors(self, embed_dim: int, ffn_dim: int) -> dict[str, Tensor]:
     return blocks.mlp_tensors(embed_dim, ffn_dim)
@@ -170,9 +177,8 @@ class VisionNet:
       products = sizes["embed_dim"] * (self.num_patches * patch_dim + self.num_classes)
       return Count(sum(map(blocks.num_params, tensors)), products)
     if role == "attention":
-      kind = self.kind(sizes["kind"])
-      return blocks.attention_count(kind, Sizes(sizes["embed_dim"], sizes["num_heads"], sizes["head_dim"]), self.length,
-                                    self.length)
+      layer = Sizes(sizes["embed_dim"], sizes["num_heads"], sizes["head_dim"], grid=self.grid)
+      return blocks.attention_count(self.kind(sizes["kind"]), layer, self.length, self.length)
     return blocks.mlp_count(sizes["embed_dim"], sizes["ffn_dim"], self.length)
 
   def count_spec(self, spec: EncoderSpec) -> Count:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from nasformer.attention.base import Tensor
+from nasformer.attention.base import Sizes, Tensor
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep
 from nasformer.nets.vision import VisionNet, VisionTransformer, layer_noise
@@ -118,8 +118,10 @@ class Supernet:
     whole = None if keep is None else Keep(keep.embed[:embed_dim])
     aux = {"reading": reading, "keep": keep, "key": key}
     x = net.stem(slicing.plain(net.stem_tensors(embed_dim)).take(params["stem"]), images, whole)
-    (x, _), _ = form.layers(self._blocks(embed_dim), reading.depth, self.space.max_depth, (x, None), params["layers"], None,
-                            aux)
+    carry = blocks.first_carry({kind: net.kind(kind) for kind in self.space.kinds},
+                               Sizes(embed_dim, max(self.space.num_heads), self.space.head_dim, grid=net.grid), x)
+    (x, _), _ = form.layers(self._blocks(embed_dim), reading.depth, self.space.max_depth, (x, carry), params["layers"],
+                            None, aux)
     return net.head(slicing.plain(net.head_tensors(embed_dim)).take(params["head"]), x, whole)
 
   def _blocks(self, embed_dim: int) -> tuple[Block, Block]:

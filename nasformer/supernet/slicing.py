@@ -8,7 +8,7 @@ kinds or layers can share tensors without new code.
 """
 
 import dataclasses
-from typing import Mapping
+from typing import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,8 @@ def plain(declared: Mapping[str, Tensor], prefix: str = "") -> Cut:
 
 def divided(declared: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
   """The tensors as they are stored where a fixed width is divided among the heads (HAT 2.2): cut into the most heads there
-  can be. Fewer and wider heads are runs of neighbouring ones, so a reshape brings them into shape.
+  can be. Fewer and wider heads are runs of neighbouring ones, so a reshape brings them into shape. What is stored per head
+  but does not depend on its width stays as it is: fewer heads take the leading ones.
 
   Args:
     declared: for any number of heads.
@@ -77,6 +78,16 @@ def divided(declared: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]
     return Tensor(shape, (*tensor.axes[:i], None, None, *tensor.axes[i + 2:]), tensor.init)
 
   return {name: regroup(tensor) for name, tensor in declared.items()}
+
+
+def union(cuts: Iterable[Cut]) -> dict[str, Tensor]:
+  """Every stored tensor of some cuts, of a size that the parts of all of them fit into."""
+  stored: dict[str, Tensor] = {}
+  for cut in cuts:
+    for name, tensor in cut.stored.items():
+      one = stored.setdefault(cut.names[name], tensor)
+      stored[cut.names[name]] = dataclasses.replace(one, shape=tuple(map(max, one.shape, tensor.shape)))
+  return stored
 
 
 def _lead(leaf, shape, layer):

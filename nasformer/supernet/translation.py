@@ -7,13 +7,14 @@ heads and brought into shape, and a block has a branch for every number.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from nasformer.attention.base import Tensor
+from nasformer.attention.base import Sizes, Tensor
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep
 from nasformer.nets.translation import PAD, Pair, Sliced, TranslationNet, TranslationTransformer, shifted
@@ -51,15 +52,15 @@ class TranslationSupernet:
     """Every stored tensor at its largest size; those of "encoder" and "decoder" are stored once per layer."""
     space = self.space
     encoder, decoder = max(space.encoder_embed_dim), max(space.decoder_embed_dim)
+    every = lambda cut, kinds, heads, *dims: [cut(*dims, *pair) for pair in itertools.product(kinds, heads)]
     cuts = {
-        "encoder": [*(self._attention_cut("encoder", encoder, kind, min(space.encoder_heads)) for kind in space.encoder_kinds),
+        "encoder": [*every(self._attention_cut, space.encoder_kinds, space.encoder_heads, "encoder", encoder),
                     self._mlp_cut(encoder, max(space.encoder_ffn_dim))],
-        "decoder": [*(self._attention_cut("decoder", decoder, kind, min(space.decoder_heads)) for kind in space.decoder_kinds),
-                    *(self._cross_cut(decoder, encoder, kind, min(space.cross_heads)) for kind in space.cross_kinds),
+        "decoder": [*every(self._attention_cut, space.decoder_kinds, space.decoder_heads, "decoder", decoder),
+                    *every(self._cross_cut, space.cross_kinds, space.cross_heads, decoder, encoder),
                     self._mlp_cut(decoder, max(space.decoder_ffn_dim))],
     }
-    stored = {side: {cut.names[name]: tensor for cut in mine for name, tensor in cut.stored.items()}
-              for side, mine in cuts.items()}
+    stored = {side: slicing.union(mine) for side, mine in cuts.items()}
     return {"ends": self.net.ends_tensors(encoder, decoder), **stored}
 
   def init(self, key: Array) -> dict:
@@ -90,8 +91,10 @@ class TranslationSupernet:
           return slicing.used(tensor, alive, on)
         gene, heads, kinds = (("kind", "num_heads", space.fields[side]["kind"]) if module == "attention"
                               else ("cross_kind", "cross_num_heads", space.cross_kinds))
-        widest = space.qkv_dim // jnp.asarray(space.fields[side][heads])[rows[heads]]
-        alive["head_dim"] = jax.vmap(lambda n: masks.leading(space.qkv_dim // min(space.fields[side][heads]), n))(widest)
+        options = space.fields[side][heads]
+        number = jnp.asarray(options)[rows[heads]]
+        alive["heads"] = jax.vmap(lambda n: masks.leading(max(options), n))(number)
+        alive["head_dim"] = jax.vmap(lambda n: masks.leading(space.qkv_dim // min(options), n))(space.qkv_dim // number)
         return slicing.used(tensor, alive, on & (rows[gene] == kinds.index(rest.partition(".")[0])))
 
       return {name: of_tensor(name, tensor) for name, tensor in self.declared[side].items()}
@@ -115,7 +118,8 @@ class TranslationSupernet:
     return small
 
   def _attention_cut(self, side, dim, kind, heads) -> slicing.Cut:
-    declared = self.net.attention_tensors(dim, LayerSpec(kind, heads, self.space.qkv_dim // heads, 0))
+    declared = self.net.attention_tensors(dim, LayerSpec(kind, heads, self.space.qkv_dim // heads, 0),
+                                          side == "decoder")
     return self._cut(declared, "attention", kind, max(self.space.fields[side]["num_heads"]))
 
   def _cross_cut(self, dim, source_dim, kind, heads) -> slicing.Cut:
@@ -160,8 +164,8 @@ class TranslationSupernet:
     noise = net.noise(aux["key"], -1, 0, self._share(reading, "encoder"))
     x = net.embed(params["ends"], "source", source, dim, keep and keep.embed, noise)
     blocks_ = self._encoder_blocks(dim)
-    _, outputs = form.layers(blocks_, reading.encoder_depth, max(space.encoder_depth), (x, None), params["encoder"], None,
-                             aux, collect=True)
+    _, outputs = form.layers(blocks_, reading.encoder_depth, max(space.encoder_depth), (x, self._first_carry("encoder", x)),
+                             params["encoder"], None, aux, collect=True)
     last = outputs[0][reading.encoder_depth - 1 - jnp.arange(max(space.span))]
     last = net.finish(params["ends"], "encoder", last, keep)
     return jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, max(space.encoder_embed_dim) - dim)))
@@ -172,9 +176,14 @@ class TranslationSupernet:
     noise = net.noise(aux["key"], -1, 2, self._share(reading, "decoder"))
     x = net.embed(params["ends"], "target", shifted(target), dim, keep and keep.embed, noise)
     blocks_ = self._decoder_blocks(dim)
-    (x, _), _ = form.layers(blocks_, reading.decoder_depth, max(space.decoder_depth), (x, None), params["decoder"], memory,
-                            aux)
+    (x, _), _ = form.layers(blocks_, reading.decoder_depth, max(space.decoder_depth), (x, self._first_carry("decoder", x)),
+                            params["decoder"], memory, aux)
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x, keep))
+
+  def _first_carry(self, side: str, x: Float[Array, "B T D"]) -> dict[str, Any]:
+    heads = max(self.space.fields[side]["num_heads"])
+    sizes = Sizes(x.shape[-1], heads, self.space.qkv_dim // heads, causal=side == "decoder")
+    return blocks.first_carry({kind: self.net.kind(kind) for kind in self.space.placed[side]}, sizes, x)
 
   def _encoder_blocks(self, dim: int) -> tuple[Block, ...]:
     return (self._attention_block("encoder", dim, False), self._mlp_block("encoder", dim, 1))

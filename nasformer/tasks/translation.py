@@ -57,6 +57,11 @@ class TranslationTask:
       for name in space.placed[module]:
         if not getattr(kinds[name].can, able):
           raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it has no {able} form")
+    for module, names in space.placed.items():
+      for name in names:
+        if len(getattr(space, f"{module}_heads")) > 1 and not kinds[name].can.divides:
+          raise UserError(f"space.{module}_kinds: the heads of {name!r} cannot divide a fixed width, so space.{module}_heads"
+                          " must be one number where it is used")
     widths = max(space.encoder_embed_dim), max(space.decoder_embed_dim)
     return TranslationNet(self.net, info.source_vocab, info.target_vocab, tuple(kinds.items()), widths)
 

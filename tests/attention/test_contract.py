@@ -245,7 +245,8 @@ def test_extreme_inputs_stay_finite(request, name, scale, is_causal):
 
 
 def test_half_precision_comes_out_as_it_went_in(name):
-  params, x = _params(_kind(name)), jnp.asarray(_normal(63, 2, 9, 12), jnp.bfloat16)
+  """With small weights: a softmax over large logits is as sharp as their rounding."""
+  params, x = jax.tree.map(lambda v: v / 2, _params(_kind(name))), jnp.asarray(_normal(63, 2, 9, 12), jnp.bfloat16)
   out = _run(name)(params, x, x, Context())
   assert out.dtype == jnp.bfloat16
   wide = x.astype(jnp.float32)

@@ -35,8 +35,14 @@ class Blocks(VisionNet):
   head = jax.jit(VisionNet.head, static_argnums=0)
 
 
+def portion(kinds, number, least=1):
+  """Some of the kinds, one after another: so many that five rows, by their number, have them all."""
+  size = -(-len(kinds) // 5)
+  return tuple(kinds[(number * size + i) % len(kinds)] for i in range(min(max(size, least), len(kinds))))
+
+
 class Images:
-  """Encoder spaces, and networks that classify images."""
+  """Encoder spaces, and networks that classify images. A row has its portion of all kinds, unless some are named."""
 
   spaces, supernet, num = Encoder, Supernet, 20
   inputs = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 6, 2)), jnp.float32)
@@ -48,6 +54,7 @@ class Images:
   def shrunk(self, name, kinds):
     """The same class of space with short lists of small sizes."""
     mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
+    kinds = kinds or portion(tuple(KINDS), row_number(name, Encoder), 2)
     return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4,
                                kinds=kinds, **mlp)
 
@@ -87,22 +94,23 @@ class Translations:
   other = Pair(inputs.source.at[1].set(jnp.array([4, 3, 3, 2])), inputs.target.at[1].set(jnp.array([8, 2, PAD, PAD])))
   modules = {"encoder": None, "decoder": "causal", "cross": "cross"}
 
-  def number(self, name):
-    return [row for row, space in SPACES.items() if isinstance(space, self.spaces)].index(name)
+  def able(self, module, kinds):
+    """The kinds that can work in this module, where heads divide a fixed width."""
+    needs = ("divides", self.modules[module]) if self.modules[module] else ("divides",)
+    return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs)]
 
   def net(self, name):
-    number = self.number(name)
+    number = row_number(name, self.spaces)
     embeddings = ("joint", "decoder", "separate")[number % 3]
     config = Translation(("post", "pre")[number % 2], embeddings, ("relu", "gelu")[number // 2 % 2])
     return TranslationNet(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
 
   def shrunk(self, name, kinds):
-    number, fields = self.number(name), {}
-    for place, (module, able) in enumerate(self.modules.items(), number):
-      mine = [kind for kind in kinds if able is None or getattr(KINDS[kind].can, able)]
-      mine = mine[place % len(mine):] + mine[: place % len(mine)]
+    number, fields = row_number(name, self.spaces), {}
+    kinds = kinds or tuple(KINDS)
+    for place, module in enumerate(self.modules, number):
       heads = (1, 2) if place % 3 and len(kinds) > 1 else (2,)
-      fields |= {f"{module}_kinds": tuple(mine[: 1 + place % 2]), f"{module}_heads": heads}
+      fields |= {f"{module}_kinds": portion(self.able(module, kinds), place, 1 + place % 2), f"{module}_heads": heads}
     span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((2, 3), (3,)))[number % 3]
     widths = {"encoder_embed_dim": (6, 8), "decoder_embed_dim": (6, 8)}
     if number % 3 or len(kinds) < 3:  # where the table of embeddings is not shared by both sides, or it must be quick
@@ -123,8 +131,7 @@ class Translations:
     return (smoothed_cross_entropy(logits, self.inputs.target, 0.1) * real).sum() / real.sum()
 
   def full_size(self, name):
-    able = {f"{module}_kinds": tuple(kind for kind in KINDS if able is None or getattr(KINDS[kind].can, able))
-            for module, able in self.modules.items()}
+    able = {f"{module}_kinds": tuple(self.able(module, KINDS)) for module in self.modules}
     this, tokens = dataclasses.replace(SPACES[name], **able), jax.ShapeDtypeStruct((1, 30), jnp.int32)
     widths = max(this.encoder_embed_dim), max(this.decoder_embed_dim)
     net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
@@ -193,12 +200,17 @@ class Case:
 
 
 @functools.cache
-def make_case(name, kinds=tuple(KINDS), num=None):
+def make_case(name, kinds=(), num=None):
   family, rng = family_of(name), np.random.default_rng(0)
   supernet = family.supernet(family.shrunk(name, kinds), family.net(name))
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
   return Case(name, family, supernet, params, jnp.asarray(draw(supernet.space, num or family.num)))
+
+
+def row_number(name, family):
+  """Place of a row among those of its family."""
+  return [row for row, space in SPACES.items() if isinstance(space, family)].index(name)
 
 
 def family_of(name):

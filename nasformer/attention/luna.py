@@ -1,0 +1,248 @@
+"""Luna: attention through a short memory (Ma et al. 2021, "Luna: Linear Unified Nested Attention"; official code).
+
+The memory attends to the tokens ("pack"), and the tokens attend to what it found ("unpack"), both by softmax, so time and
+memory are linear in the length. What it found, added to it and normalised, is the memory that the next layer of this kind
+meets. Every layer brings slots of its own and adds them to what comes from below: a network whose only slots are the first
+layer's is the published one. As the width of heads is free here, what the memory found is mapped to the model width, which
+the published layer, where both widths agree, has no need of.
+
+The causal form has no packing: every token writes to the slots with weights softplus(x P), and a query first reads what
+the slots mean to it and then, by softmax over the slots, what they hold. Both are means over the past, so a decoder has a
+state of constant size. It is computed in chunks, of which only the states at the borders are kept for the gradient.
+
+In sequences shorter than the memory only as many slots take part as there are tokens, so that batch mates, to whose
+length a batch is padded, change nothing.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nasformer.attention.base import Context, Count, Kind, Tensor, Tensors, project, xavier
+from nasformer.ops import masks
+from nasformer.types import UserError
+
+CHUNK = 64  # most positions in a chunk of the causal form
+
+
+@dataclasses.dataclass(frozen=True)
+class Luna(Kind):
+  """Luna: tokens attend to a short memory that has attended to them, and travels up; linear in the length.
+
+  Attributes:
+    memory_length: slots of the memory.
+  """
+
+  memory_length: int = 16
+
+  def __post_init__(self):
+    if self.memory_length < 1:
+      raise UserError(f"luna.memory_length={self.memory_length}: it must be at least 1")
+
+  def params(self, sizes):
+    embed, inner = sizes.embed_dim, (sizes.num_heads, sizes.head_dim)
+    heads, origin = ("heads", "head_dim"), "embed" if sizes.source_dim is None else "source"
+    both = math.prod(inner)
+    inward = lambda width, axis: Tensor((width, *inner), (axis, *heads), xavier(2 * width, 2 * both))  # a gain of sqrt(1/2)
+    bias = Tensor(inner, heads, jax.nn.initializers.zeros)
+    outward = Tensor((*inner, embed), (*heads, "embed"), xavier(both, embed))
+    tensors = {
+        "memory": Tensor((self.memory_length, embed), (None, "embed"), _slots),
+        "memory_query": inward(embed, "embed"), "memory_query_bias": bias,
+        "pack": inward(sizes.key_dim, origin), "pack_bias": bias,
+        "query": inward(embed, "embed"), "query_bias": bias,
+        "unpack": inward(embed, "embed"), "unpack_bias": bias,
+        "out": outward, "out_bias": Tensor((embed,), ("embed",), jax.nn.initializers.zeros)}
+    if sizes.causal:
+      return tensors
+    tensors["memory_out"] = outward
+    if sizes.source_dim is not None:
+      return tensors
+    return tensors | {"memory_norm_scale": Tensor((embed,), ("embed",), jax.nn.initializers.ones),
+                      "memory_norm_bias": Tensor((embed,), ("embed",), jax.nn.initializers.zeros)}
+
+  def first_carry(self, sizes, batch, length, dtype):
+    if sizes.causal:
+      return None
+    return jnp.zeros((batch, self.memory_length, sizes.embed_dim), jnp.promote_types(dtype, jnp.float32))
+
+  # -- all tokens at once -------------------------------------------------------------------------------------------
+
+  def __call__(self, params, x, source, context, carry=None):
+    if context.causal:
+      out = self._causal(params, x, source, context)
+    else:
+      memory = self._memory(params, len(x), masks.accumulator(x), context.keep_embed)
+      memory = memory if carry is None else memory + carry
+      found = self._pack(params, memory, source, context)
+      out = self._unpack(params, x, self._slots(params, found, source, context), context)
+      if "memory_norm_scale" in params:
+        carry = masks.layer_norm(memory + found, params["memory_norm_scale"], params["memory_norm_bias"], context.keep_embed)
+    if context.query_mask is not None:
+      out = jnp.where(context.query_mask[..., None], out, 0)
+    return masks.zero(out, context.keep_embed), carry
+
+  def _memory(self, params, batch, dtype, keep_embed=None) -> Float[Array, "B M D"]:
+    """The layer's own slots, times sqrt(width)."""
+    memory = masks.zero(params["memory"].astype(dtype), keep_embed)
+    width = memory.shape[-1] if keep_embed is None else keep_embed.sum()
+    return jnp.broadcast_to(memory * jnp.sqrt(width).astype(dtype), (batch, *memory.shape))
+
+  def _pack(self, params, memory, source, context):
+    """What the memory finds in the source, in the model width."""
+    q = project(memory, params["memory_query"], params["memory_query_bias"]) / math.sqrt(params["query"].shape[-1])
+    k = project(source, params["pack"], params["pack_bias"])
+    mask = None if context.key_mask is None else context.key_mask[:, None, None]
+    found = self._softmax(q, k, mask, context, 0)  # in the type of the memory, which is not narrowed
+    if context.keep_heads is not None:
+      found = jnp.where(context.keep_heads[:, None], found, 0)
+    found = jnp.einsum("blnh,nhd->bld", found, params["memory_out"].astype(found.dtype))
+    return masks.zero(found, context.keep_embed)
+
+  def _slots(self, params, found, source, context):
+    """Keys that are values too, of every slot, and which slots there are."""
+    real = jnp.ones(source.shape[:2], bool) if context.key_mask is None else context.key_mask
+    tokens = real.reshape(len(real), context.copies, -1).any(1).sum(1, keepdims=True)
+    return {"slots": project(found, params["unpack"], params["unpack_bias"]),
+            "mask": jnp.arange(self.memory_length) < tokens}
+
+  def _unpack(self, params, x, memory, context):
+    q = project(x, params["query"], params["query_bias"]) / math.sqrt(params["query"].shape[-1])
+    out = self._softmax(q, memory["slots"], memory["mask"][:, None, None], context, 1)
+    return self._join(params, out.astype(x.dtype), context.keep_heads)
+
+  def _softmax(self, q, k, mask, context, number):
+    """Attention whose keys are its values."""
+    logits = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=masks.accumulator(q))
+    weights = self._drop(masks.softmax(logits, mask), context, number)
+    return jnp.einsum("bnts,bsnh->btnh", weights, k, preferred_element_type=weights.dtype)
+
+  def _drop(self, weights, context, number):
+    if context.dropout_key is None:
+      return weights
+    return masks.dropout(jax.random.fold_in(context.dropout_key, number), weights, context.dropout)
+
+  def _join(self, params, out, keep_heads=None):
+    if keep_heads is not None:
+      out = jnp.where(keep_heads[:, None], out, 0)
+    return jnp.einsum("btnh,nhd->btd", out, params["out"].astype(out.dtype)) + params["out_bias"].astype(out.dtype)
+
+  # -- the causal form ----------------------------------------------------------------------------------------------
+
+  def _causal(self, params, x, source, context):
+    """With W_j the weights of token j, K_t = Σ k_j W_jᵀ / t and V_t = Σ W_j k_jᵀ / t: softmax(q_t K_t) V_t."""
+    queries, keys, dtype = x.shape[1], source.shape[1], masks.accumulator(x)
+    real = jnp.ones((1, keys), dtype) if context.key_mask is None else context.key_mask.astype(dtype)
+    memory = self._memory(params, len(x), dtype, context.keep_embed)
+    slots = project(memory, params["memory_query"], params["memory_query_bias"])
+    q, k, w = (part.astype(dtype) for part in self._read(params, x, source, slots))
+    w = self._drop(w * real[..., None, None], context, 0)
+    seen = jnp.maximum(jnp.cumsum(real, axis=1), 1)
+    stay = jnp.ones((len(x), queries, *w.shape[2:]), dtype) if context.dropout_key is not None else None
+    xs = q, k, w, jnp.broadcast_to(seen, k.shape[:2]), None if stay is None else self._drop(stay, context, 1)
+    return self._join(params, _in_chunks(queries, keys, xs).astype(x.dtype), context.keep_heads)
+
+  def _read(self, params, x, source, slots):
+    """Queries; keys that are values too; and with what weights every token writes to the slots."""
+    root = math.sqrt(slots.shape[-1])
+    packed = project(source, params["pack"], params["pack_bias"])
+    logits = jnp.einsum("bsnh,blnh->bsnl", packed, slots / root, preferred_element_type=masks.accumulator(x))
+    return (project(x, params["query"], params["query_bias"]) / root, project(source, params["unpack"], params["unpack_bias"]),
+            jnp.logaddexp2(logits, 0.0))
+
+  # -- one token after another --------------------------------------------------------------------------------------
+
+  def begin(self, params, batch, max_length, dtype):
+    wide, (heads, head_dim) = jnp.promote_types(dtype, jnp.float32), params["query"].shape[1:]
+    slots = project(self._memory(params, batch, wide), params["memory_query"], params["memory_query_bias"])
+    return {"slots": slots, "keys": jnp.zeros((batch, heads, head_dim, self.memory_length), wide),
+            "values": jnp.zeros((batch, heads, self.memory_length, head_dim), wide)}
+
+  def step(self, params, x, state, position, carry=None, context=Context()):
+    q, k, w = (part[:, 0].astype(state["keys"].dtype) for part in self._read(params, x, x, state["slots"]))
+    state = state | {"keys": state["keys"] + jnp.einsum("bnh,bnl->bnhl", k, w),
+                     "values": state["values"] + jnp.einsum("bnl,bnh->bnlh", w, k)}
+    weights = jax.nn.softmax(jnp.einsum("bnh,bnhl->bnl", q, state["keys"]) / (position + 1))
+    out = jnp.einsum("bnl,bnlh->bnh", weights, state["values"]) / (position + 1)
+    return self._join(params, out[:, None].astype(x.dtype)), state, carry
+
+  def read(self, params, source, context):
+    memory = self._memory(params, len(source), masks.accumulator(source), context.keep_embed)
+    return self._slots(params, self._pack(params, memory, source, context), source, context)
+
+  def look(self, params, x, memory, position, context):
+    return self._unpack(params, x, memory, context)
+
+  # -- cost ---------------------------------------------------------------------------------------------------------
+
+  def count(self, sizes, queries, keys, causal=False):
+    embed, heads, head, slots = sizes.embed_dim, sizes.num_heads, sizes.head_dim, self.memory_length
+    inner, scaled = heads * head, heads * head * (queries + slots)
+    weights = sum(math.prod(tensor.shape) for tensor in self.params(sizes).values())
+    products = inner * (2 * queries * embed + keys * sizes.key_dim + slots * embed)
+    if not causal:
+      normed = slots * embed * (sizes.source_dim is None)
+      return Count(weights, products + inner * (2 * slots * embed + 2 * slots * (queries + keys)), scaled + normed)
+    number, size = _chunks(max(queries, keys))
+    per_position = 2 * size * (head + slots) + (4 * head * slots if number > 1 else 0)
+    return Count(weights, products + inner * keys * (embed + slots) + heads * number * size * per_position, scaled)
+
+
+def _slots(key, shape):
+  """Normal, plus sinusoids of the slot as if it were a position (Vaswani et al. 2017, 3.5), over sqrt(width)."""
+  rates = 10000.0 ** (-np.arange(0, shape[1], 2) / shape[1])
+  angles = np.arange(shape[0])[:, None] * rates
+  sinusoids = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(shape[0], -1)[:, : shape[1]]
+  return (jax.random.normal(key, shape) + sinusoids.astype(np.float32)) / math.sqrt(shape[1])
+
+
+def _chunks(length):
+  """How many chunks of what size."""
+  number = -(-length // CHUNK)
+  return number, -(-length // number)
+
+
+def _in_chunks(queries, keys, xs) -> Float[Array, "B T N H"]:
+  """The causal form of all queries, which are the last of the positions.
+
+  Args:
+    queries: how many.
+    keys: how many.
+    xs: scaled queries; keys; weights; number of keys seen; what dropout leaves of the weights of slots, or None.
+  """
+  length = max(queries, keys)
+  number, size = _chunks(length)
+  past = np.tri(size)
+
+  def chunk(state, xs):
+    q, k, w, seen, stay = (None if x is None else jnp.moveaxis(x, 2, 1) if x.ndim > 2 else x[:, None, :, None] for x in xs)
+    near = jnp.einsum("bnth,bnsh->bnts", q, k) * past
+    logits = jnp.einsum("bnts,bnsl->bntl", near, w)
+    if number > 1:
+      logits += jnp.einsum("bnth,bnhl->bntl", q, state[0])
+    weights = jax.nn.softmax(logits / seen)
+    weights = weights if stay is None else weights * stay
+    out = jnp.einsum("bnts,bnsh->bnth", jnp.einsum("bntl,bnsl->bnts", weights, w) * past, k)
+    if number > 1:
+      out += jnp.einsum("bntl,bnlh->bnth", weights, state[1])
+      state = state[0] + jnp.einsum("bnsh,bnsl->bnhl", k, w), state[1] + jnp.einsum("bnsl,bnsh->bnlh", w, k)
+    return state, jnp.moveaxis(out / seen, 1, 2)
+
+  def cut(x):
+    x = jnp.pad(x, [(0, 0), (length - x.shape[1], number * size - length)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
+
+  q, k, w, seen, stay = jax.tree.map(cut, xs)
+  xs = q, k, w, jnp.maximum(seen, 1), stay
+  batch, _, heads, head_dim = q.shape[1:]
+  state = jnp.zeros((batch, heads, head_dim, w.shape[-1]), q.dtype), jnp.zeros((batch, heads, w.shape[-1], head_dim), q.dtype)
+  if number == 1:
+    out = chunk(state, jax.tree.map(lambda x: x[0], xs))[1][None]
+  else:
+    _, out = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), state, xs)
+  out = jnp.moveaxis(out, 0, 1).reshape(batch, number * size, heads, head_dim)
+  return out[:, length - queries : length]

@@ -1,0 +1,84 @@
+"""Softmax attention with the relative bias of T5 (Raffel et al. 2020, 2.1; t5x, `examples/t5/layers.py`).
+
+A learned number per head and bucket of distances is added to the logits: small distances have a bucket each, larger ones
+share buckets of logarithmically growing width, and all from `max_distance` on share the last. A bidirectional layer spends
+half of its buckets on either sign; a causal one, which sees no key ahead, all of them on the past. Cross-attention has no
+bias. T5 shares one table among the layers of a stack and folds 1 / sqrt(d) into the initialiser of the queries; here every
+layer has its own table, as layers may differ in kind and heads, and divides by sqrt(d) itself, as d is elastic.
+"""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from nasformer.attention.base import Count, Tensor, Tensors, xavier
+from nasformer.attention.softmax import Softmax
+from nasformer.ops import masks
+from nasformer.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftmaxT5(Softmax):
+  """Softmax attention with T5's relative bias: a learned number per head and bucket of distances.
+
+  Attributes:
+    num_buckets: rows of the table.
+    max_distance: distances from it on share the outermost bucket.
+  """
+
+  num_buckets: int = 32
+  max_distance: int = 128
+
+  def __post_init__(self):
+    if self.num_buckets < 4 or self.num_buckets % 4:
+      raise UserError(f"softmax_t5.num_buckets={self.num_buckets}: it must be a multiple of 4")
+    if self.max_distance <= self.num_buckets // 2:
+      raise UserError(f"softmax_t5.max_distance={self.max_distance}: it must be above num_buckets / 2 ="
+                      f" {self.num_buckets // 2}")
+
+  def core_params(self, sizes):
+    if sizes.source_dim is not None:
+      return {}
+    shape = (sizes.num_heads, self.num_buckets)
+    return {"distance_bias": Tensor(shape, ("heads", None), xavier(*shape))}
+
+  def attend(self, params, q, k, v, context):
+    return super().attend(self._spread(params, context.causal), q, k, v, context)
+
+  def recall(self, params, state, q, position, copies):
+    return super().recall(self._spread(params, True), state, q, position, copies)
+
+  def bias(self, params, q, query_positions, key_positions):
+    if "distance_bias" not in params:
+      return 0.0
+    distance = key_positions[None, :] - query_positions[:, None]
+    rows = jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
+    return params["distance_bias"].astype(masks.accumulator(q))[:, rows]
+
+  def _spread(self, params: Tensors, causal: bool) -> Tensors:
+    """The table with a column for every distance instead of every bucket."""
+    if "distance_bias" not in params:
+      return params
+    distances = np.arange(-self.max_distance, self.max_distance + 1)
+    columns = bucket(distances, causal, self.num_buckets, self.max_distance)
+    return params | {"distance_bias": params["distance_bias"][:, columns]}
+
+  def core_count(self, sizes, queries, keys, causal):
+    table = Count(sum(math.prod(tensor.shape) for tensor in self.core_params(sizes).values()))
+    return super().core_count(sizes, queries, keys, causal) + table
+
+
+def bucket(distance: Int[np.ndarray, "*S"], causal: bool, num_buckets: int, max_distance: int) -> Int[np.ndarray, "*S"]:
+  """Bucket of a distance, which is the position of the key less that of the query."""
+  ahead = np.zeros_like(distance)
+  if not causal:
+    num_buckets //= 2
+    ahead = np.where(distance > 0, num_buckets, 0)
+  away = np.maximum(-distance, 0) if causal else np.abs(distance)
+  exact = num_buckets // 2
+  octaves = np.log(np.maximum(away, 1) / exact + np.finfo(np.float32).eps) / math.log(max_distance / exact)
+  far = np.minimum(exact + np.floor(octaves * (num_buckets - exact)).astype(distance.dtype), num_buckets - 1)
+  return ahead + np.where(away < exact, away, far)

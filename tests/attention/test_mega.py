@@ -1,0 +1,238 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from nasformer.attention.base import Context, Sizes
+from nasformer.attention.mega import Mega, _laplace, toeplitz
+from nasformer.types import UserError
+
+SIZES, CROSS = Sizes(6, 2, 3), Sizes(6, 2, 3, source_dim=5)
+FORMS = {"softmax": Mega(max_length=9), "laplace": Mega(activation="laplace", max_length=11),
+         "relu2": Mega(activation="relu2", ema_dim=3), "paper": Mega(paper_ema=True),
+         "chunks": Mega(chunk_size=4), "laplace_chunks": Mega(chunk_size=3, activation="laplace"),
+         "one_chunk": Mega(chunk_size=20)}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+@pytest.fixture(autouse=True)
+def double():
+  with jax.enable_x64(True):
+    yield
+
+
+def draw(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def weights(kind, sizes=SIZES):
+  return {name: 0.7 * draw(i, *tensor.shape) for i, (name, tensor) in enumerate(kind.params(sizes).items())}
+
+
+def close(got, want, rtol=1e-9):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol * max(1, np.abs(b).max())), got, want)
+
+
+# -- the definition, written out ------------------------------------------------------------------------------------
+
+sigmoid = lambda x: 1 / (1 + jnp.exp(-x))
+silu = lambda x: x * sigmoid(x)
+
+
+def averages(kind, p, x, causal):
+  """Of one example, with every power of every decay; lag 0 belongs to both directions."""
+  lag, total = np.arange(len(x))[:, None] - np.arange(len(x)), 0
+  for way in range(1 if causal else 2):
+    away = -lag if way else lag
+    alpha, delta = sigmoid(p["ema_alpha"][way]), sigmoid(p["ema_delta"][way])
+    powers = (1 - alpha * delta) ** np.maximum(away, 0)[..., None, None] * (away >= 0)[..., None, None]
+    kernel = (p["ema_eta"][way] * alpha * p["ema_beta"][way] * powers).sum(-1)
+    total += jnp.einsum("tsd,sd->td", kernel, x) / (1 if kind.paper_ema else math.sqrt(kind.ema_dim))
+  return total
+
+
+def attended(kind, q, k, v, table, sees):
+  """One example; sees[i, j] are plain booleans."""
+  sees, lag = np.array(sees), np.arange(len(k)) - np.arange(len(q))[:, None]
+  bias, number = table[(len(table) - 1) // 2 + lag], np.maximum(sees.sum(1, keepdims=True), 1)
+  if kind.activation == "softmax":
+    w = jnp.exp(q @ k.T / math.sqrt(q.shape[1]) + bias) * sees
+    return w @ v / jnp.where(sees.any(1, keepdims=True), w.sum(1, keepdims=True), 1)
+  s = q @ k.T / number + bias
+  deviation = math.sqrt(1 / (4 * math.pi))
+  laplace = 0.5 * (1 + jax.scipy.special.erf((s - math.sqrt(1 / 2)) / (deviation * math.sqrt(2))))
+  return (laplace if kind.activation == "laplace" else jnp.maximum(s, 0) ** 2) * sees @ v
+
+
+def flat(p, name):
+  """A projection to heads as a matrix and a vector."""
+  return p[name].reshape(len(p[name]), -1), p[f"{name}_bias"].reshape(-1)
+
+
+def reference(kind, p, x, real, causal):
+  """Self-attention of one example, less the residual."""
+  clean = jnp.where(np.array(real)[:, None], x, 0)
+  mixed = averages(kind, p, clean, causal)
+  mixed = mixed if kind.paper_ema else silu(mixed + p["skip_scale"] * x)
+  z = silu(mixed @ p["shared"] + p["shared_bias"])
+  q, k = z * p["query_scale"] + p["query_bias"], z * p["key_scale"] + p["key_bias"]
+  matrix, bias = flat(p, "value")
+  size = kind.chunk_size or len(x)
+  sees = [[real[j] and i // size == j // size and (j <= i or not causal) for j in range(len(x))] for i in range(len(x))]
+  o = attended(kind, q, k, silu(x @ matrix + bias), p["distance_bias"], sees)
+  matrix, bias = flat(p, "gate")
+  o = silu(mixed @ matrix + bias) * o
+  hidden = silu(mixed @ p["hidden"] + o @ p["out"].reshape(-1, x.shape[1]) + p["out_bias"])
+  out = sigmoid(mixed @ p["update"] + p["update_bias"]) * (hidden - x)
+  return jnp.where(np.array([any(row) for row in sees])[:, None], out, 0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_the_definition(form, causal):
+  """Values, and gradients by all parameters and the input; examples of two lengths."""
+  kind = FORMS[form]
+  p, x, slope, lengths = weights(kind), draw(50, 2, 9, 6), draw(51, 2, 9, 6), (9, 5)
+  mask = np.arange(9) < np.array(lengths)[:, None]
+
+  def ours(p, x):
+    return kind(p, x, x, Context(jnp.asarray(mask), jnp.asarray(mask), causal=causal))[0]
+
+  def dense(p, x):
+    rows = [reference(kind, p, row, [bool(r) for r in real], causal) for row, real in zip(x, mask)]
+    return jnp.where(mask[..., None], jnp.stack(rows), 0)
+
+  got, want = (quick(jax.value_and_grad(lambda p, x, run=run: ((out := run(p, x)) * slope).sum(), argnums=(0, 1)))(p, x)
+               for run in (ours, dense))
+  close(got, want)
+  close(quick(ours)(p, x), quick(dense)(p, x))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "laplace"])
+def test_cross_attention_equals_the_definition(activation):
+  kind = Mega(activation=activation, chunk_size=2)  # of no meaning here
+  p, x, source, mask = weights(kind, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5), np.arange(7) < np.array([[7], [3]])
+
+  def dense(x, source, real):
+    q, k = silu(x @ p["query"] + p["query_bias"]), silu(source @ p["key"] + p["key_bias"])
+    o = attended(kind, q, k, silu(source @ flat(p, "value")[0] + flat(p, "value")[1]), p["distance_bias"], [real] * len(x))
+    o = silu(x @ flat(p, "gate")[0] + flat(p, "gate")[1]) * o
+    hidden = silu(o @ p["out"].reshape(-1, 6) + p["out_bias"])
+    return sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
+
+  got = quick(lambda *args: kind(*args)[0])(p, x, source, Context(key_mask=jnp.asarray(mask)))
+  close(got, np.stack([dense(*row) for row in zip(x, source, mask)]))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 64, 65, 150])
+def test_the_average_in_chunks_is_the_average(causal, length):
+  p, x = weights(Mega()), draw(50, 2, length, 6)
+  want = np.stack([averages(Mega(), p, row, causal) for row in x])
+  close(quick(lambda p, x: Mega()._moving_average(p, x, causal))(p, x), want)
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_counts_twice_in_its_own_average():
+  """Once for either direction."""
+  p, x = weights(Mega()), draw(50, 1, 1, 6)
+  once = (sigmoid(p["ema_alpha"]) * p["ema_beta"] * p["ema_eta"] * x[0, 0, :, None]).sum(-1) / 4
+  close(Mega()._moving_average(p, x, False)[0, 0], once.sum(0))
+
+
+def test_laplace_by_hand():
+  got = _laplace(jnp.array([0.0, math.sqrt(0.5), math.sqrt(2)]))
+  np.testing.assert_allclose(got, [0.006094, 0.5, 0.993906], atol=1e-6)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 5), (5, 3)])
+def test_toeplitz(rows, columns):
+  lags = jnp.arange(rows + columns - 1.0)
+  want = [[rows - 1 + j - i for j in range(columns)] for i in range(rows)]
+  np.testing.assert_array_equal(toeplitz(lags, rows, columns), want)
+
+
+def test_a_closed_update_gate_leaves_the_block_as_it_was():
+  p, x = weights(Mega()), draw(50, 2, 5, 6)
+  p["update_bias"] = jnp.full(6, -1e9)
+  assert not Mega()(p, x, x, Context())[0].any()
+
+
+def test_an_open_update_gate_replaces_what_the_block_was_given():
+  """Whether or not that is what the queries are made of."""
+  p, x, residual = weights(Mega()), draw(50, 2, 5, 6), draw(51, 2, 5, 6)
+  p["update_bias"] = jnp.full(6, 1e9)
+  close(Mega()(p, x, x, Context(residual=residual))[0] + residual, Mega()(p, x, x, Context())[0] + x)
+
+
+def test_a_decoder_needs_one_direction_only():
+  """And computes with it what a layer with both computes causally."""
+  both, one = Mega().params(SIZES), Mega().params(dataclasses.replace(SIZES, causal=True))
+  assert both["ema_eta"].shape == (2, 6, 16) and one["ema_eta"].shape == (1, 6, 16)
+  p, x = weights(Mega()), draw(50, 2, 5, 6)
+  cut = {name: p[name][tuple(map(slice, tensor.shape))] for name, tensor in one.items()}
+  np.testing.assert_array_equal(*(Mega()(q, x, x, Context(causal=True))[0] for q in (p, cut)))
+
+
+def test_averages_carry_over_what_chunks_keep_apart():
+  p, x = weights(Mega(chunk_size=4)), draw(50, 1, 8, 6)
+  run = lambda x: Mega(chunk_size=4)(p, x, x, Context(causal=True))[0]
+  assert np.abs(run(x)[:, 4:] - run(jnp.where(np.arange(8)[:, None] == 2, 0, x))[:, 4:]).max() > 1e-3
+
+
+# -- cost and mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length, attention, projections", [
+    (128, 18_874_368, 276_824_064), (1024, 1_207_959_552, 2_214_592_512)])
+def test_reference_counts(length, attention, projections):
+  """C = 512, z = 128, v = 1024, to which the average adds its chunks of 64 and two states of 16 per direction."""
+  count = Mega().count(Sizes(512, 8, 128), length, length)
+  assert count.products == attention + projections + length * 512 * (64 + 2 * 2 * 16)
+
+
+def test_chunks_are_cheaper():
+  sizes = Sizes(512, 8, 128)
+  saved = Mega().count(sizes, 1024, 1024).products - Mega(chunk_size=128).count(sizes, 1024, 1024).products
+  assert saved == 1024 * (1024 - 128) * (128 + 1024)
+
+
+def test_parameters_by_hand():
+  """The joint maps C (z + 2 v + 2 C) + v C, averages 2 · 4 C h, ω, κ and μ, biases, 2 Lmax - 1 distances."""
+  maps = 6 * (3 + 2 * 6 + 2 * 6) + 6 * 6
+  small = 2 * 4 * 6 * 16 + 6 + 4 * 3 + 3 + 2 * 6 + 2 * 6
+  assert Mega().count(SIZES, 1, 1).params == maps + small + 2 * 1024 - 1
+
+
+def test_initial_values():
+  p = {name: np.asarray(tensor.init(jax.random.key(0), tensor.shape)) for name, tensor in Mega().params(SIZES).items()}
+  np.testing.assert_allclose(p["ema_beta"][0, 0], [1, -1] * 8, atol=0.1)
+  assert 0.1 < p["ema_alpha"].std() < 0.3 and 0.7 < p["ema_eta"].std() < 1.3 and p["query_scale"].std() < 0.1
+  assert not any(p[name].any() for name in p if name.endswith("_bias") and name != "distance_bias")
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"activation": "exp"}, "'laplace'"),
+    ({"chunk_size": 0}, "mega.chunk_size=0: it must be at least 1")])
+def test_bad_fields(fields, message):
+  with pytest.raises((UserError, jaxtyping.TypeCheckError), match=message):  # the annotation may come first
+    Mega(**fields)
+
+
+def test_longer_inputs_are_refused():
+  """Unless attention stays in chunks."""
+  x = jnp.zeros((1, 10, 6))
+  short = Mega(max_length=9)
+  for use in (lambda: short(weights(short), x, x, Context()), lambda: short.begin({}, 1, 10, jnp.float32)):
+    with pytest.raises(UserError, match="mega.max_length=9 is shorter than the input of 10 positions"):
+      use()
+  chunks = Mega(max_length=9, chunk_size=4)
+  assert chunks(weights(chunks), x, x, Context())[0].shape == x.shape
