@@ -1,11 +1,12 @@
 """FAVOR+ (Choromanski et al. 2021, "Rethinking Attention with Performers", arXiv 2009.14794, 2.3-2.4; official code).
 
 Positive random features φ(x) = exp(ω x - |x|² / 2) / sqrt(R) of x / d^(1/4) make φ(q) · φ(k) an unbiased estimate of
-exp(q · k / sqrt(d)). The directions ω come in orthogonal blocks, which lowers the variance; they are a constant of the kind, so
-that candidates are compared without noise and a decoded token meets the features of the whole sequence.
+exp(q · k / sqrt(d)). The directions ω come in orthogonal blocks, which lowers the variance. They are a constant of the
+kind, so that candidates are compared without noise and a decoded token meets the features of the whole sequence.
 
-Of each query the largest exponent is taken away, which cancels. The released code also takes away the largest of all keys, which
-lets the future into a causal output; here keys use a constant that depends on ω alone and keeps float32 from overflowing.
+Of each query the largest exponent is taken away, which cancels. The released code also takes away the largest of all
+keys, which lets the future into a causal output; here keys use a constant that depends on ω alone and keeps float32 from
+overflowing.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from nasformer.attention.base import Count
 from nasformer.attention.kernel import KernelCore, padded
@@ -48,10 +49,10 @@ class Favor(KernelCore):
   def phi(self, params, x, positions, length):
     omega = directions(self.seed, self.num_features(x.shape[-1]), x.shape[-1])
     most = max(0.0, float(np.square(omega).sum(1).max()) / 2 - SAFE)
-    return jnp.exp(exponents(omega, x) - most) / math.sqrt(len(omega))
+    return jnp.exp(exponents(omega, _scaled(x)) - most) / math.sqrt(len(omega))
 
   def phi_query(self, params, x, positions, length):
-    powers = exponents(directions(self.seed, self.num_features(x.shape[-1]), x.shape[-1]), x)
+    powers = exponents(directions(self.seed, self.num_features(x.shape[-1]), x.shape[-1]), _scaled(x))
     return jnp.exp(powers - jax.lax.stop_gradient(powers.max(-1, keepdims=True)))
 
   def divisor(self, total):
@@ -64,9 +65,8 @@ class Favor(KernelCore):
     return features + super().core_count(sizes, queries, keys, causal)
 
 
-def exponents(omega: Float[np.ndarray, "R H"], x: Float[jnp.ndarray, "B T N H"]) -> Float[jnp.ndarray, "B T N R"]:
-  """ω x - |x|² / 2 of x / d^(1/4)."""
-  x = x.astype(masks.accumulator(x)) * x.shape[-1] ** -0.25
+def exponents(omega: Float[np.ndarray, "R H"], x: Float[Array, "B T N H"]) -> Float[Array, "B T N R"]:
+  """ω x - |x|² / 2, of which the exponential is a positive random feature."""
   return jnp.einsum("btnh,rh->btnr", x, omega.astype(x.dtype)) - jnp.square(x).sum(-1, keepdims=True) / 2
 
 
@@ -75,6 +75,10 @@ def directions(seed: int, features: int, dim: int) -> Float[np.ndarray, "R H"]:
   rng = np.random.default_rng(seed)
   blocks = [_rotation(rng, dim) for _ in range(-(-features // dim))]
   return np.concatenate(blocks)[:features] * np.linalg.norm(rng.normal(size=(features, dim)), axis=1)[:, None]
+
+
+def _scaled(x):
+  return x.astype(masks.accumulator(x)) * x.shape[-1] ** -0.25
 
 
 def _rotation(rng, dim):

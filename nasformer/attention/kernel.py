@@ -129,7 +129,8 @@ def full_sums(queries: Rows, keys: Rows, v: Float[Array, "B S N E"],
               key_mask: Bool[Array, "B S"] | None) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
   """Sum of the weighted values of all real keys, and the sum of the weights; at least in float32."""
   state = _gather(keys, v, key_mask)
-  return _in_pieces(lambda _, x: (None, _read(queries.phi(*x), state)), None, (queries.x, queries.positions[None]), BLOCK)[1]
+  read = lambda _, x: (None, _read(queries.phi(*x), state))
+  return in_pieces(read, None, (queries.x, queries.positions[None]), BLOCK)[1]
 
 
 def causal_sums(
@@ -161,12 +162,13 @@ def causal_sums(
       numerator += (read[:, None, None, :, None] * jnp.einsum("bntr,mbnre->mbnte", q, sums)).sum(0)
       denominator += jnp.einsum("bntr,bnr->bnt", q, total)
       new = jnp.einsum("mbnsr,bnse->mbnre", (write[:, None] * real)[:, :, None, :, None] * k, v)
-      state = (keep[..., None, None, None, None] * sums).sum(1) + new, total + jnp.einsum("bnsr,bs->bnr", k, real)
+      sums = (keep[..., None, None, None, None] * sums).sum(1) + new
+      state = sums, total + jnp.einsum("bnsr,bs->bnr", k, real)
     return state, (numerator.swapaxes(1, 2), denominator.swapaxes(1, 2))
 
   late = lambda x: jnp.pad(x, [(0, 0), (length - x.shape[1], 0)] + [(0, 0)] * (x.ndim - 2))
   xs = (queries.x, queries.positions[None], keys.x, keys.positions[None], v, _real(key_mask, v))
-  outs = _in_pieces(chunk, _empty(keys, v, len(keep)), tuple(map(late, xs)), CHUNK)[1]
+  outs = in_pieces(chunk, _empty(keys, v, len(keep)), tuple(map(late, xs)), CHUNK)[1]
   return tuple(x[:, length - queries.x.shape[1]:] for x in outs)
 
 
@@ -174,6 +176,24 @@ def divide(numerator: Float[Array, "B T N E"], divisor: Float[Array, "B T N"]) -
   """The quotient; its gradient never squares the divisor, which may be tiny."""
   scale = jax.lax.stop_gradient(divisor)
   return numerator / scale[..., None] / (divisor / scale)[..., None]
+
+
+def with_first(
+    sums: tuple[Float[Array, "B G N E"], Float[Array, "B G N"]], phi_q: Float[Array, "B T N R"],
+    phi_k: Float[Array, "B T N R"], v: Float[Array, "B T N E"],
+) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
+  """Adds a first token, which meets all tokens by its features alone, to the sums of the others, which have places."""
+  numerator, denominator = sums
+  v = v.astype(numerator.dtype)
+  seen, sees = jnp.einsum("btnr,bnr->btn", phi_q, phi_k[:, 0]), jnp.einsum("bnr,bsnr->bsn", phi_q[:, 0], phi_k[:, 1:])
+  out = jnp.einsum("bsn,bsne->bne", sees, v[:, 1:])[:, None]
+  numerator = jnp.concatenate([out, numerator], axis=1) + seen[..., None] * v[:, :1]
+  return numerator, jnp.concatenate([sees.sum(1, keepdims=True), denominator], axis=1) + seen
+
+
+def first_count(length: int, features: int, head_dim: int) -> int:
+  """Multiply-adds of `with_first` for one head."""
+  return length * features + (length - 1) * (features + head_dim)
 
 
 def kernel_count(num_heads: int, queries: int, keys: int, features: int, head_dim: int, causal: bool,
@@ -202,7 +222,7 @@ def pieces(length: int, most: int) -> tuple[int, int]:
   return number, -(-length // number)
 
 
-def _in_pieces(fn, state, xs, most):
+def in_pieces(fn: Callable, state: Any, xs: Any, most: int) -> tuple[Any, Any]:
   """Scans `(state, parts) -> (state, part)` over pieces of [B, T, ...] arrays; only states are kept for the gradient."""
   length = xs[0].shape[1]
   number, size = pieces(length, most)
@@ -224,11 +244,12 @@ def _gather(keys, v, key_mask):
   def add(state, x):
     k, at, v, real = x
     phi = keys.phi(k, at)
-    new = jnp.einsum("bsnr,bsne->bnre", phi, v.astype(phi.dtype) * real[..., None, None]), jnp.einsum("bsnr,bs->bnr", phi, real)
+    v = v.astype(phi.dtype) * real[..., None, None]
+    new = jnp.einsum("bsnr,bsne->bnre", phi, v), jnp.einsum("bsnr,bs->bnr", phi, real)
     return jax.tree.map(jnp.add, state, new), None
 
   total, norm = _empty(keys, v)
-  return _in_pieces(add, (total[0], norm), (keys.x, keys.positions[None], v, _real(key_mask, v)), BLOCK)[0]
+  return in_pieces(add, (total[0], norm), (keys.x, keys.positions[None], v, _real(key_mask, v)), BLOCK)[0]
 
 
 def _read(phi, state):

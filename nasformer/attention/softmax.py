@@ -24,9 +24,10 @@ class Softmax(Core):
   def attend(self, params, q, k, v, context):
     queries, keys = q.shape[1], k.shape[1]
     if _is_long(queries, keys) and context.dropout_key is None:
-      own = {name: params[name] for name in self.core_params(Sizes(q.shape[2] * q.shape[3], *q.shape[2:]))}
-      scaled = q / math.sqrt(q.shape[-1])
-      return online.attention(self.bias, context.causal, context.copies, own, scaled, k, v, context.key_mask)
+      own = self.core_params(Sizes(1, *q.shape[2:]))
+      own = {name: params[name] for name in params if name in own}
+      q = q / math.sqrt(q.shape[-1])
+      return online.attention(self.bias, context.causal, context.copies, own, q, k, v, context.key_mask)
     start = keys - queries if context.causal else 0
     logits = self._logits(params, q, k, start + np.arange(queries), np.arange(keys) % (keys // context.copies))
     weights = masks.softmax(logits, masks.visible(context.key_mask, context.causal, queries, keys))

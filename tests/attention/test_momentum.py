@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -115,6 +116,87 @@ def test_less_precision(causal):
     np.testing.assert_allclose(np.asarray(out, np.float64), want, tolerance, tolerance)
 
 
+# -- through depth -----------------------------------------------------------------------------------------------------
+
+SIZES = Sizes(6, 2, 3)
+
+
+def _layers(kind, depth=3):
+  """(function of inputs -> outputs of layers fed with them, parameters, inputs)."""
+  rng = np.random.default_rng(0)
+  params = [{name: rng.normal(size=tensor.shape) for name, tensor in kind.params(SIZES).items()} for _ in range(depth)]
+
+  def run(params, x, carry=None):
+    outs = []
+    for p in params:
+      out, carry = kind(p, x, x, Context(), carry)
+      outs.append(out)
+    return outs
+
+  return run, params, rng.normal(size=(2, 5, 6))
+
+
+@pytest.mark.parametrize("residual", ["fixed", "adaptive"])
+def test_updates_gather_momentum_by_hand(residual):
+  kind = Momentum(residual=residual, residual_mu=0.3, residual_gamma=0.7)
+  run, params, x = _layers(kind)
+  plain, _, _ = _layers(Momentum())
+  with jax.enable_x64(True):
+    got, outs = jax.jit(run)(params, x), jax.jit(plain)(params, x)
+    zeros = kind.first_carry(SIZES, 2, 5, jnp.float64)
+    for one, two in zip(got, jax.jit(run)(params, x, zeros), strict=True):
+      np.testing.assert_allclose(one, two, rtol=1e-12)  # nothing below is the same as zeros
+  update, before = np.zeros((2, 5, 6)), None
+  for one, out in zip(got, map(np.asarray, outs), strict=True):
+    mu = 0.3
+    if residual == "adaptive" and before is not None:
+      mu = (1 - np.sqrt(np.linalg.norm(out - before, axis=-1) / np.linalg.norm(update, axis=-1)))[..., None] ** 2
+      mu = np.clip(mu, 0, 1 - 1e-4)
+    update, before = mu * update + out, out
+    np.testing.assert_allclose(one, 0.7 * update, rtol=1e-5)
+
+
+def test_without_momentum_updates_are_outputs():
+  run, params, x = _layers(Momentum(residual="fixed", residual_mu=0.0, residual_gamma=1.0))
+  plain, _, _ = _layers(Momentum())
+  with jax.enable_x64(True):
+    for one, two in zip(jax.jit(run)(params, x), jax.jit(plain)(params, x), strict=True):
+      np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_tokens_one_by_one_gather_the_same_momentum():
+  kind = Momentum(residual="adaptive")
+  _, params, x = _layers(kind)
+
+  def whole(params, x):
+    carry = None
+    for p in params:
+      out, carry = kind(p, x, x, Context(causal=True, stream=True), carry)
+    return out
+
+  def stepwise(params, x):
+    states, outs = [kind.begin(p, 2, 5, x.dtype) for p in params], []
+    for position in range(5):
+      carry = None
+      for number, p in enumerate(params):
+        out, states[number], carry = kind.step(p, x[:, position, None], states[number], jnp.int32(position), carry)
+      outs.append(out)
+    return jnp.concatenate(outs, axis=1)
+
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(jax.jit(stepwise)(params, x), jax.jit(whole)(params, x), rtol=1e-9, atol=1e-11)
+
+
+def test_equal_outputs_of_two_layers_have_gradients():
+  run, params, x = _layers(Momentum(residual="adaptive"), 1)
+  same = jax.tree.map(jnp.float32, params * 3)
+  grads = jax.jit(jax.grad(lambda p, x: sum(out.sum() for out in run(p, x)), (0, 1)))(same, jnp.float32(x))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+# -- counts and mistakes -----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("length, products", [(128, 25_362_432), (1024, 202_899_456)])
 def test_reference_counts(length, products):
   """Causal, in chunks of c = 64: H n (c (d + e + 1) + 4 d e + 2 d), of which c is by element."""
@@ -124,6 +206,8 @@ def test_reference_counts(length, products):
   assert full == Linear().core_count(LARGE, length, length, False) + Count(0, 0, 8 * length * 64)
 
 
-def test_momentum_lies_between_0_and_1():
+def test_mistakes_are_told():
   with pytest.raises(UserError, match="momentum.mu=1.5: it must lie between 0 and 1"):
     Momentum(mu=1.5)
+  with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'adaptive'"):  # the annotation may come first
+    Momentum(residual="heavy")
