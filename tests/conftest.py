@@ -154,7 +154,8 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def count_products():
-  """Function (fn, *args) -> multiply-adds of all matrix products and convolutions that fn does; args may be shapes."""
+  """Function (fn, *args) -> multiply-adds of all matrix products, convolutions and Fourier transforms that fn does; args may
+  be shapes."""
   return lambda fn, *args: _products(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
@@ -173,6 +174,10 @@ def _equation_products(equation):
     case "conv_general_dilated":
       kernel, out_features = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec[0]
       return equation.outvars[0].aval.size * kernel.size // kernel.shape[out_features]
+    case "fft":  # of real numbers: half of 5 N log N / 2 multiply-adds
+      length, = equation.params["fft_lengths"]
+      transforms = max(equation.invars[0].aval.size, equation.outvars[0].aval.size) // length
+      return transforms * round(1.25 * length * math.log2(length))
     case "scan":
       return equation.params["length"] * sum(inner)
     case "cond":

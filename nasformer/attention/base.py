@@ -44,7 +44,7 @@ class Count(NamedTuple):
 
   Attributes:
     params: number of parameters.
-    products: multiply-adds of matrix products and convolutions; FLOPs are twice this.
+    products: multiply-adds of matrix products, convolutions and Fourier transforms; FLOPs are twice this.
     elementwise: multiplications that scale with tokens x width but are no matrix product, counted apart.
   """
 
@@ -98,11 +98,13 @@ class Can:
     causal: where a query must not see later keys.
     cross: where keys and values are made of something else than queries.
     divides: where a fixed width is divided among fewer, wider heads; otherwise heads must be of one width.
+    grid: only where tokens are the patches of an image.
   """
 
   causal: bool = True
   cross: bool = True
   divides: bool = True
+  grid: bool = False
 
 
 @struct.dataclass

@@ -1,20 +1,55 @@
-"""Attention with a kernel instead of the softmax: what linear, cosFormer and random-feature kinds share.
+"""Attention with a kernel instead of the softmax: what linear, cosFormer, momentum and random-feature kinds share.
 
 o_i = φ(q_i)ᵀ A_i / (φ(q_i) · s_i), with A_i = Σ_j φ(k_j) v_jᵀ and s_i = Σ_j φ(k_j) over the keys that i may see
-(Katharopoulos et al. 2020, eq. 4-6, 9). The causal form works in chunks: inside a chunk by the masked square, across
-chunks by states at the chunk borders, so that no running sum of outer products is ever stored for every position.
+(Katharopoulos et al. 2020, eq. 4-6, 9). Long sequences are read in chunks, and features are made chunk by chunk too. The
+causal form goes by the masked square inside a chunk and by the states at its border for all that came before, so that no
+running sum of outer products is ever stored for every position. For the gradient only the states at the borders are kept;
+the inside of a chunk is computed again.
 """
 
 import dataclasses
-from typing import Any, Callable
+import math
+from typing import Any, Callable, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from nasformer.attention.base import Context, Core, Count, Tensors
 from nasformer.ops import masks
 
 CHUNK = 64  # most positions in a chunk of the causal form
+BLOCK = 512  # most positions whose features are made at once where nothing is causal
+
+
+class Rows(NamedTuple):
+  """Queries or keys: what they are, where they are, and the function (x, positions) -> features of a part of them."""
+
+  x: Float[Array, "B T N H"]
+  positions: Int[Array, "T"]
+  phi: Callable[[Array, Array], Array]
+
+
+class Recurrence(NamedTuple):
+  """How much a value counts for later queries, in chunks of c positions, with m states that are sums of φ(k) vᵀ.
+
+  Attributes:
+    near: of key j for query i of the same chunk; zero where j > i.
+    read: of every state at the chunk's start for query i.
+    write: of key j in every state at the chunk's end.
+    keep: of every state at the chunk's start (the last axis) in every state at its end.
+  """
+
+  near: Float[np.ndarray, "c c"]
+  read: Float[np.ndarray, "m c"]
+  write: Float[np.ndarray, "m c"]
+  keep: Float[np.ndarray, "m m"]
+
+
+def running_sum(size: int) -> Recurrence:
+  """All that came before counts alike."""
+  return Recurrence(np.tri(size), np.ones((1, size)), np.ones((1, size)), np.ones((1, 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +59,11 @@ class KernelCore(Core):
   def phi(self, params: Tensors, x: Float[Array, "B T N H"], positions: Array, length: Any) -> Float[Array, "B T N R"]:
     """Features of queries or keys at these positions, in sequences of this length (see `lengths`)."""
     raise NotImplementedError
+
+  def phi_query(self, params: Tensors, x: Float[Array, "B T N H"], positions: Array,
+                length: Any) -> Float[Array, "B T N R"]:
+    """Features of queries, if they differ: what all features of a query have in common cancels."""
+    return self.phi(params, x, positions, length)
 
   def num_features(self, head_dim: int) -> int:
     """R."""
@@ -41,13 +81,21 @@ class KernelCore(Core):
     """Whether a query sees earlier keys only."""
     return context.causal
 
+  def recurrence(self, size: int) -> Recurrence:
+    """How values count in the causal form, in chunks of this size."""
+    return running_sum(size)
+
   def attend(self, params, q, k, v, context):
     queries, keys, causal = q.shape[1], k.shape[1], self.past_only(context)
     length_q, length_k = self.lengths(context, queries, keys)
     start = keys - queries if causal else 0
-    phi_q = self.phi(params, q, start + jnp.arange(queries), length_q)
-    phi_k = self.phi(params, k, jnp.arange(keys) % (keys // context.copies), length_k)
-    return kernel_attention(phi_q, phi_k, v, context.key_mask, causal, self.divisor)
+    rows_q = Rows(q, start + jnp.arange(queries), lambda x, at: self.phi_query(params, x, at, length_q))
+    rows_k = Rows(k, jnp.arange(keys) % (keys // context.copies), lambda x, at: self.phi(params, x, at, length_k))
+    if causal:
+      numerator, denominator = causal_sums(rows_q, rows_k, v, context.key_mask, self.recurrence)
+    else:
+      numerator, denominator = full_sums(rows_q, rows_k, v, context.key_mask)
+    return divide(numerator, self.divisor(denominator)).astype(q.dtype)
 
   def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
     dtype, features = jnp.promote_types(dtype, jnp.float32), self.num_features(head_dim)
@@ -63,103 +111,158 @@ class KernelCore(Core):
   def remember(self, params, k, v, context):
     keys = k.shape[1]
     _, length = self.lengths(context, 1, keys)
-    phi = self.phi(params, k, jnp.arange(keys) % (keys // context.copies), length)
-    mask = jnp.ones(k.shape[:2], phi.dtype) if context.key_mask is None else context.key_mask.astype(phi.dtype)
-    total, norm = _state(phi, v.astype(phi.dtype) * mask[..., None, None], mask)
+    rows = Rows(k, jnp.arange(keys) % (keys // context.copies), lambda x, at: self.phi(params, x, at, length))
+    total, norm = _gather(rows, v, context.key_mask)
     return {"sum": total, "total": norm}
 
   def recall(self, params, state, q, position, copies):
     length, _ = self.lengths(Context(stream=True), 1, 1)
-    numerator, denominator = _read(self.phi(params, q, position[None], length), (state["sum"], state["total"]))
-    return (numerator / self.divisor(denominator)[..., None]).astype(q.dtype)
+    phi = self.phi_query(params, q, position[None], length)
+    numerator, denominator = _read(phi, (state["sum"], state["total"]))
+    return divide(numerator, self.divisor(denominator)).astype(q.dtype)
 
   def core_count(self, sizes, queries, keys, causal):
     return kernel_count(sizes.num_heads, queries, keys, self.num_features(sizes.head_dim), sizes.head_dim, causal)
 
 
-def kernel_attention(
-    phi_q: Float[Array, "B T N R"], phi_k: Float[Array, "B S N R"], v: Float[Array, "B S N E"],
-    key_mask: Bool[Array, "B S"] | None, causal: bool, normalise: Callable[[Array], Array],
-) -> Float[Array, "B T N E"]:
-  """Applies the kernel in linear time, at least in float32.
+def full_sums(queries: Rows, keys: Rows, v: Float[Array, "B S N E"],
+              key_mask: Bool[Array, "B S"] | None) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
+  """Sum of the weighted values of all real keys, and the sum of the weights; at least in float32."""
+  state = _gather(keys, v, key_mask)
+  read = lambda _, x: (None, _read(queries.phi(*x), state))
+  return in_pieces(read, None, (queries.x, queries.positions[None]), BLOCK)[1]
+
+
+def causal_sums(
+    queries: Rows, keys: Rows, v: Float[Array, "B S N E"], key_mask: Bool[Array, "B S"] | None,
+    recurrence: Callable[[int], Recurrence] = running_sum,
+) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
+  """The same over the keys up to the query's own position; with unequal lengths, queries are the last positions.
 
   Args:
-    phi_q: features of the queries.
-    phi_k: features of the keys.
+    queries: all of them.
+    keys: likewise.
     v: values.
     key_mask: real keys.
-    causal: a query sees keys up to its own position only; with unequal lengths, queries are the last positions.
-    normalise: makes a safe divisor of the sum of weights.
+    recurrence: size of chunks -> how values count; the weights that are summed up to divide by count alike.
   """
-  phi_q, phi_k, values = (x.astype(masks.accumulator(x)) for x in (phi_q, phi_k, v))
-  real = jnp.ones(phi_k.shape[:2], values.dtype) if key_mask is None else key_mask.astype(values.dtype)
-  if key_mask is not None:
-    values = values * real[:, :, None, None]
-  sums = _causal_sums if causal else _sums
-  numerator, denominator = sums(phi_q, phi_k, values, real)
-  return (numerator / normalise(denominator)[..., None]).astype(v.dtype)
+  length, dtype = max(queries.x.shape[1], keys.x.shape[1]), masks.accumulator(v)
+  number, size = pieces(length, CHUNK)
+  near, read, write, keep = (jnp.asarray(table, dtype) for table in recurrence(size))
+
+  def chunk(state, x):
+    q, at_q, k, at_k, v, real = x
+    q, k = queries.phi(q, at_q).swapaxes(1, 2), keys.phi(k, at_k).swapaxes(1, 2)
+    v, real = v.astype(dtype).swapaxes(1, 2), real.astype(dtype)
+    weights = jnp.einsum("bntr,bnsr->bnts", q, k) * real[:, None, None]
+    numerator = jnp.einsum("bnts,bnse->bnte", weights * near, v)
+    denominator = (weights * np.tri(size)).sum(-1)
+    if number > 1:
+      sums, total = state
+      numerator += (read[:, None, None, :, None] * jnp.einsum("bntr,mbnre->mbnte", q, sums)).sum(0)
+      denominator += jnp.einsum("bntr,bnr->bnt", q, total)
+      new = jnp.einsum("mbnsr,bnse->mbnre", (write[:, None] * real)[:, :, None, :, None] * k, v)
+      sums = (keep[..., None, None, None, None] * sums).sum(1) + new
+      state = sums, total + jnp.einsum("bnsr,bs->bnr", k, real)
+    return state, (numerator.swapaxes(1, 2), denominator.swapaxes(1, 2))
+
+  late = lambda x: jnp.pad(x, [(0, 0), (length - x.shape[1], 0)] + [(0, 0)] * (x.ndim - 2))
+  xs = (queries.x, queries.positions[None], keys.x, keys.positions[None], v, _real(key_mask, v))
+  outs = in_pieces(chunk, _empty(keys, v, len(keep)), tuple(map(late, xs)), CHUNK)[1]
+  return tuple(x[:, length - queries.x.shape[1]:] for x in outs)
 
 
-def kernel_count(num_heads: int, queries: int, keys: int, features: int, head_dim: int, causal: bool) -> Count:
-  """Multiply-adds of `kernel_attention` as it is computed, padding of the last chunk included."""
+def divide(numerator: Float[Array, "B T N E"], divisor: Float[Array, "B T N"]) -> Float[Array, "B T N E"]:
+  """The quotient; its gradient never squares the divisor, which may be tiny."""
+  scale = jax.lax.stop_gradient(divisor)
+  return numerator / scale[..., None] / (divisor / scale)[..., None]
+
+
+def with_first(
+    sums: tuple[Float[Array, "B G N E"], Float[Array, "B G N"]], phi_q: Float[Array, "B T N R"],
+    phi_k: Float[Array, "B T N R"], v: Float[Array, "B T N E"],
+) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
+  """Adds a first token, which meets all tokens by its features alone, to the sums of the others, which have places."""
+  numerator, denominator = sums
+  v = v.astype(numerator.dtype)
+  seen, sees = jnp.einsum("btnr,bnr->btn", phi_q, phi_k[:, 0]), jnp.einsum("bnr,bsnr->bsn", phi_q[:, 0], phi_k[:, 1:])
+  out = jnp.einsum("bsn,bsne->bne", sees, v[:, 1:])[:, None]
+  numerator = jnp.concatenate([out, numerator], axis=1) + seen[..., None] * v[:, :1]
+  return numerator, jnp.concatenate([sees.sum(1, keepdims=True), denominator], axis=1) + seen
+
+
+def first_count(length: int, features: int, head_dim: int) -> int:
+  """Multiply-adds of `with_first` for one head."""
+  return length * features + (length - 1) * (features + head_dim)
+
+
+def kernel_count(num_heads: int, queries: int, keys: int, features: int, head_dim: int, causal: bool,
+                 states: int = 1) -> Count:
+  """Multiply-adds of the sums as they are computed, padding of the last chunk included; `states` as in `Recurrence`."""
+  queries, keys = padded(queries, keys, causal)
   if not causal:
     return Count(0, num_heads * (queries + keys) * features * (head_dim + 1))
-  chunks, size = _chunks(queries)
-  inside = chunks * size**2 * (features + head_dim)
-  across = chunks * size * 2 * features * (head_dim + 1)
-  before = max(keys - queries, 0) * features * (head_dim + 1)
-  return Count(0, num_heads * (inside + across + before))
+  number, size = pieces(queries, CHUNK)
+  inside = queries * size * (features + head_dim)
+  across = queries * 2 * features * (states * head_dim + 1) if number > 1 else 0
+  return Count(0, num_heads * (inside + across))
 
 
-def _chunks(length):
-  """How many chunks of what size: as few as `CHUNK` allows, and no larger than they must be."""
-  number = -(-length // CHUNK)
+def padded(queries: int, keys: int, causal: bool) -> tuple[int, int]:
+  """For how many queries and keys features are made."""
+  if causal:
+    queries = keys = max(queries, keys)
+  most = CHUNK if causal else BLOCK
+  return math.prod(pieces(queries, most)), math.prod(pieces(keys, most))
+
+
+def pieces(length: int, most: int) -> tuple[int, int]:
+  """In how many pieces of what size to cut: as few as there can be, and no larger than they must be."""
+  number = -(-length // most)
   return number, -(-length // number)
 
 
-def _state(phi_k, v, real):
-  """Σ_j φ(k_j) v_jᵀ and Σ_j φ(k_j) over the real keys of the second axis from the right of heads."""
-  return jnp.einsum("...snr,...sne->...nre", phi_k, v), jnp.einsum("...snr,...s->...nr", phi_k, real)
-
-
-def _read(phi_q, state):
-  return jnp.einsum("...tnr,...nre->...tne", phi_q, state[0]), jnp.einsum("...tnr,...nr->...tn", phi_q, state[1])
-
-
-def _sums(phi_q, phi_k, v, real):
-  return _read(phi_q, _state(phi_k, v, real))
-
-
-def _causal_sums(phi_q, phi_k, v, real):
-  batch, queries = phi_q.shape[:2]
-  chunks, size = _chunks(queries)
-  first = phi_k.shape[1] - queries
-  if first < 0:  # the first queries come before all keys
-    phi_k, v, real = (_pad(x, -first, 0) for x in (phi_k, v, real))
+def in_pieces(fn: Callable, state: Any, xs: Any, most: int) -> tuple[Any, Any]:
+  """Scans `(state, parts) -> (state, part)` over pieces of [B, T, ...] arrays; only states are kept for the gradient."""
+  length = xs[0].shape[1]
+  number, size = pieces(length, most)
+  if number == 1:
+    return fn(state, xs)
 
   def cut(x):
-    x = x[:, x.shape[1] - queries:]
-    return _pad(x, 0, chunks * size - queries).reshape(batch, chunks, size, *x.shape[2:])
+    x = jnp.pad(x, [(0, 0), (0, number * size - length)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
 
-  q, k, values, alive = map(cut, (phi_q, phi_k, v, real))
-  weights = jnp.einsum("bctnr,bcsnr->bcnts", q, k) * alive[:, :, None, None, :]
-  weights = weights * masks.causal(size, size)
-  state = _state(k, values, alive)
-  if first > 0:
-    past = _state(phi_k[:, :first], v[:, :first], real[:, :first])
-  else:
-    past = tuple(jnp.zeros_like(x[:, 0]) for x in state)
-  far, far_sum = _read(q, tuple(map(_running_sum, past, state)))
-  near = jnp.einsum("bcnts,bcsne->bctne", weights, values)
-  near_sum = jnp.moveaxis(weights.sum(-1), 2, 3)
-  join = lambda x: x.reshape(batch, chunks * size, *x.shape[3:])[:, :queries]
-  return join(near + far), join(near_sum + far_sum)
+  state, out = jax.lax.scan(jax.checkpoint(fn, prevent_cse=False), state, jax.tree.map(cut, xs))
+  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], number * size, *x.shape[3:])[:, :length]
+  return state, jax.tree.map(join, out)
 
 
-def _running_sum(start, chunks):
-  """State before each chunk. Never by subtraction: what is added and taken away again leaks by its rounding."""
-  return jnp.cumsum(jnp.concatenate([start[:, None], chunks[:, :-1]], axis=1), axis=1)
+def _gather(keys, v, key_mask):
+  """Σ_j φ(k_j) v_jᵀ and Σ_j φ(k_j) over real keys."""
+
+  def add(state, x):
+    k, at, v, real = x
+    phi = keys.phi(k, at)
+    v = v.astype(phi.dtype) * real[..., None, None]
+    new = jnp.einsum("bsnr,bsne->bnre", phi, v), jnp.einsum("bsnr,bs->bnr", phi, real)
+    return jax.tree.map(jnp.add, state, new), None
+
+  total, norm = _empty(keys, v)
+  return in_pieces(add, (total[0], norm), (keys.x, keys.positions[None], v, _real(key_mask, v)), BLOCK)[0]
 
 
-def _pad(x, left, right):
-  return jnp.pad(x, [(0, 0), (left, right)] + [(0, 0)] * (x.ndim - 2))
+def _read(phi, state):
+  return jnp.einsum("btnr,bnre->btne", phi, state[0]), jnp.einsum("btnr,bnr->btn", phi, state[1])
+
+
+def _real(key_mask, v):
+  return jnp.ones(v.shape[:2], masks.accumulator(v)) if key_mask is None else key_mask.astype(masks.accumulator(v))
+
+
+def _empty(keys, v, states=1):
+  """Sums over nothing."""
+  dtype = masks.accumulator(v)
+  phi = jax.eval_shape(keys.phi, keys.x[:, :1], keys.positions[None, :1])
+  batch, _, heads, features = phi.shape
+  return jnp.zeros((states, batch, heads, features, v.shape[-1]), dtype), jnp.zeros((batch, heads, features), dtype)

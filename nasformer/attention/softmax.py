@@ -7,27 +7,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nasformer.attention.base import Core, Count
+from nasformer.attention import online
+from nasformer.attention.base import Core, Count, Sizes
 from nasformer.ops import masks
+
+LONG = 1024  # keys from which on the softmax is made block by block
 
 
 @dataclasses.dataclass(frozen=True)
 class Softmax(Core):
-  """Softmax attention: o_i = Σ_j softmax_j(q_i · k_j / sqrt(d)) v_j; quadratic in the length."""
+  """Softmax attention: o_i = Σ_j softmax_j(q_i · k_j / sqrt(d)) v_j; quadratic in the length.
+
+  Long sequences go block by block, in memory linear in the length, unless weights are dropped: dropout needs all of them.
+  """
 
   def attend(self, params, q, k, v, context):
     queries, keys = q.shape[1], k.shape[1]
+    if _is_long(queries, keys) and context.dropout_key is None:
+      own = self.core_params(Sizes(1, *q.shape[2:]))
+      own = {name: params[name] for name in params if name in own}
+      q = q / math.sqrt(q.shape[-1])
+      return online.attention(self.bias, context.causal, context.copies, own, q, k, v, context.key_mask)
     start = keys - queries if context.causal else 0
-    logits = self._logits(params, q, k, start + np.arange(queries), context.copies)
+    logits = self._logits(params, q, k, start + np.arange(queries), np.arange(keys) % (keys // context.copies))
     weights = masks.softmax(logits, masks.visible(context.key_mask, context.causal, queries, keys))
     if context.dropout_key is not None:
       weights = masks.dropout(context.dropout_key, weights, context.dropout)
     return jnp.einsum("bnts,bsne->btne", weights.astype(v.dtype), v)
 
-  def _logits(self, params, q, k, query_positions, copies):
+  def _logits(self, params, q, k, query_positions, key_positions):
     q = q / math.sqrt(q.shape[-1])
     logits = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=masks.accumulator(q))
-    return logits + self.bias(params, q, query_positions, np.arange(k.shape[1]) % (k.shape[1] // copies))
+    return logits + self.bias(params, q, query_positions, key_positions)
 
   def bias(self, params, q, query_positions, key_positions):
     """What is added to the scaled q · k; zero here. The queries it is given are scaled."""
@@ -47,10 +58,17 @@ class Softmax(Core):
     return {"k": k, "v": v, "mask": jnp.ones(k.shape[:2], bool) if context.key_mask is None else context.key_mask}
 
   def recall(self, params, state, q, position, copies):
-    logits = self._logits(params, q, state["k"], position[None], copies)
+    keys = state["k"].shape[1]
+    logits = self._logits(params, q, state["k"], position[None], np.arange(keys) % (keys // copies))
     weights = masks.softmax(logits, state["mask"][:, None, None, :])
     return jnp.einsum("bnts,bsne->btne", weights.astype(q.dtype), state["v"])
 
   def core_count(self, sizes, queries, keys, causal):
+    if _is_long(queries, keys):
+      queries, keys = online.padded(queries), online.padded(keys)
     scaled = sizes.num_heads * queries * sizes.head_dim
     return Count(0, 2 * sizes.num_heads * queries * keys * sizes.head_dim, scaled)
+
+
+def _is_long(queries, keys):
+  return keys >= LONG and queries > 1

@@ -59,6 +59,8 @@ class TranslationTask:
           raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it has no {able} form")
     for module, names in space.placed.items():
       for name in names:
+        if kinds[name].can.grid:
+          raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it needs the patches of an image")
         if len(getattr(space, f"{module}_heads")) > 1 and not kinds[name].can.divides:
           raise UserError(f"space.{module}_kinds: the heads of {name!r} cannot divide a fixed width, so space.{module}_heads"
                           " must be one number where it is used")

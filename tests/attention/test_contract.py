@@ -190,6 +190,8 @@ def test_padding_and_batch_mates_change_nothing(request, name, is_causal):
   wild = np.where(mask[..., None], x, 1e4)
   np.testing.assert_array_equal(_run(name)(params, wild, wild, context), out)
   assert not out[~mask].any()
+  if kind.can.grid:  # the size of an image is no padding
+    return
   alone = x[:1, :6]
   _close(_run(name)(params, alone, alone, Context(causal=is_causal)), out[:1, :6])
 

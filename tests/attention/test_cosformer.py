@@ -66,7 +66,8 @@ def test_own_causal_flag_hides_later_positions_of_a_bidirectional_network():
   x = _normal(2, 6, 3, 4)
   own = jax.jit(CosFormer(causal=True).attend)({}, x, x, x, Context())
   np.testing.assert_array_equal(own, jax.jit(CosFormer().attend)({}, x, x, x, Context(causal=True)))
-  np.testing.assert_array_equal(own[:, :4], jax.jit(CosFormer(causal=True).attend)({}, *[x[:, :4]] * 3, Context()))
+  short = jax.jit(CosFormer(causal=True).attend)({}, *[x[:, :4]] * 3, Context())
+  np.testing.assert_allclose(own[:, :4], short, rtol=1e-5, atol=1e-6)
 
 
 def test_causal_count_follows_the_own_flag():

@@ -97,7 +97,7 @@ class Translations:
   def able(self, module, kinds):
     """The kinds that can work in this module, where heads divide a fixed width."""
     needs = ("divides", self.modules[module]) if self.modules[module] else ("divides",)
-    return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs)]
+    return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
 
   def net(self, name):
     number = row_number(name, self.spaces)

@@ -147,6 +147,12 @@ def test_kinds_are_refused_where_they_cannot_be(splits, can, message):
              {"softmax": Softmax(), "cosformer": other})
 
 
+def test_kinds_of_images_are_refused(splits):
+  other = type("Other", (Softmax,), {"can": Can(grid=True)})()
+  with pytest.raises(UserError, match="space.encoder_kinds: 'cosformer' cannot be used there, it needs the patches of an image"):
+    TASK.build(splits.info, SPACE, {"softmax": Softmax(), "cosformer": other})
+
+
 def test_batches_of_the_data_fit(splits, network):
   """Inputs of a network, and weights with which rows add up to the mean over tokens, fillers included."""
   batch = jax.tree.map(jnp.asarray, splits.get("val", "evaluate").eval_batch(0, 64))

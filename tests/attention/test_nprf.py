@@ -1,0 +1,203 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention import nprf
+from nasformer.attention.base import Context, Sizes
+from nasformer.attention.favor import directions
+from nasformer.attention.nprf import Nprf, fast_length, toeplitz, transform_count
+from nasformer.types import UserError
+
+KIND = Nprf(features=6, max_distance=5)
+over_forms = pytest.mark.parametrize("transforms", [False, True], ids=["pairs", "transforms"])
+
+
+@pytest.fixture
+def force(monkeypatch):
+  """Function that chooses a form, with small blocks."""
+
+  def choose(transforms):
+    monkeypatch.setattr(nprf, "LONG", 0 if transforms else 10**9)
+    monkeypatch.setattr(nprf, "BLOCK", 4)
+    monkeypatch.setattr(nprf, "EARLY", 3)
+
+  return choose
+
+
+def _features(xp, params, x, features=6):
+  """Of unit vectors times the root of the temperature."""
+  x = x / xp.sqrt((x**2).sum(-1)[..., None] + 1e-12) * xp.exp(params["temperature_scale"] / 2)[:, None]
+  return xp.exp(x @ directions(0, features, x.shape[-1]).T - (x**2).sum(-1)[..., None] / 2) / math.sqrt(features)
+
+
+def _weights(xp, params, q, k, case, length_q, length_k):
+  """exp(b) for every pair, b being clipped at the largest distance and, causal, near its largest value of the past."""
+  start = case.keys - case.queries if case.causal else 0
+  lag = np.clip(np.subtract.outer(np.arange(case.keys), start + np.arange(case.queries)).T, -5, 5)
+  bias = params["position_bias"][:, :, 0]
+  if case.causal:
+    most = bias[:, :6].max(1)[:, None]
+    bias = xp.clip(bias, most - 8, most)
+  return xp.exp(bias)[:, lag + 5] * xp.einsum("btnr,bsnr->bnts", _features(xp, params, q), _features(xp, params, k))
+
+
+def _divisor(xp, total):
+  return xp.where(total > 0, total, 1)
+
+
+@over_forms
+def test_equals_dense(check_dense, case, force, transforms):
+  force(transforms)
+  check_dense(KIND, _weights, _divisor, case)
+
+
+def test_equals_dense_in_less_precision(check_precision):
+  check_precision(KIND, _weights, _divisor)
+
+
+def test_transforms_equal_dense_in_less_precision(check_precision, force):
+  force(True)
+  check_precision(KIND, _weights, _divisor)
+
+
+# -- on a grid ---------------------------------------------------------------------------------------------------------
+
+
+def _on_grid(params, q, k, v, grid, real):
+  """Pair by pair; a first token that is not on the grid has no bias."""
+  first = q.shape[1] - math.prod(grid)
+  places = [(y, x) for y in range(grid[0]) for x in range(grid[1])]
+  bias = jnp.zeros((q.shape[2], q.shape[1], k.shape[1]))
+  rows = np.array([[b[0] - a[0] + grid[0] - 1 for b in places] for a in places])
+  columns = np.array([[b[1] - a[1] + grid[1] - 1 for b in places] for a in places])
+  bias = bias.at[:, first:, first:].set(params["position_bias"][:, rows, columns])
+  w = jnp.exp(bias) * jnp.einsum("btnr,bsnr->bnts", _features(jnp, params, q), _features(jnp, params, k)) * real[:, None, None]
+  return jnp.einsum("bnts,bsne->btne", w, v) / _divisor(jnp, jnp.moveaxis(w.sum(-1), 1, 2))[..., None]
+
+
+@over_forms
+@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (1, 4), (4, 1), (5, 3)])
+@pytest.mark.parametrize("class_token", [0, 1])
+def test_grid_equals_dense(force, transforms, grid, class_token):
+  """Values and gradients."""
+  force(transforms)
+  length, rng = math.prod(grid) + class_token, np.random.default_rng(0)
+  normal = lambda *shape: rng.normal(size=shape)
+  params = {name: normal(*tensor.shape) for name, tensor in KIND.core_params(Sizes(8, 2, 4, grid=grid)).items()}
+  inputs = params, normal(3, length, 2, 4), normal(3, length, 2, 4), normal(3, length, 2, 5)
+  real = np.arange(length) < np.array([length, (length + 1) // 2, 0])[:, None]
+  with jax.enable_x64(True):
+    context = Context(key_mask=jnp.asarray(real), grid=grid)
+    both = [jax.jit(lambda i, f=f: (f(*i), jax.grad(lambda i: jnp.sin(f(*i)).sum())(i)))(inputs) for f in
+            (lambda *i: KIND.attend(*i, context), lambda *i: _on_grid(*i, grid, real))]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *both)
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+
+def _draw(length, dtype=np.float64, features=6, distance=5, heads=2):
+  rng = np.random.default_rng(length)
+  kind = Nprf(features=features, max_distance=distance)
+  params = {name: rng.normal(size=tensor.shape).astype(dtype) for name, tensor in
+            kind.core_params(Sizes(8, heads, 4)).items()}
+  return kind, params, [rng.normal(size=(2, length, heads, 4)).astype(dtype) for _ in range(3)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _run(kind, params, inputs, causal, transforms):
+  return kind.attend(params, *inputs, Context(causal=causal))
+
+
+@over_forms
+@pytest.mark.parametrize("causal", [False, True])
+def test_only_differences_of_the_bias_count(force, transforms, causal):
+  force(transforms)
+  kind, params, inputs = _draw(9)
+  with jax.enable_x64(True):
+    out = _run(kind, params, inputs, causal, transforms)
+    more = _run(kind, params | {"position_bias": params["position_bias"] + 20}, inputs, causal, transforms)
+  np.testing.assert_allclose(more, out, rtol=1e-9)
+
+
+@over_forms
+def test_the_length_of_queries_and_keys_does_not_count(force, transforms):
+  force(transforms)
+  kind, params, (q, k, v) = _draw(9)
+  with jax.enable_x64(True):
+    out = _run(kind, params, (q, k, v), False, transforms)
+    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, transforms), out, rtol=1e-9)
+
+
+@over_forms
+def test_a_bias_that_ends_is_a_window(force, transforms):
+  """Without causality nothing is clipped: beyond a distance of 2 nothing is seen."""
+  force(transforms)
+  kind, params, (q, k, v) = _draw(9)
+  params["position_bias"] = np.where(np.abs(np.arange(-5, 6))[:, None] > 2, -60.0, params["position_bias"])
+  far = np.arange(9)[:, None, None] > 6
+  with jax.enable_x64(True):
+    out = _run(kind, params, (q, k, v), False, transforms)
+    np.testing.assert_allclose(_run(kind, params, (q, np.where(far, -k, k), np.where(far, 9, v)), False, transforms)[:, :5],
+                               out[:, :5], rtol=1e-9)
+
+
+def test_early_rows_of_a_rising_causal_bias_are_exact(monkeypatch):
+  """Transforms in float32 err by the largest weights, which are 8 nats away."""
+  monkeypatch.setattr(nprf, "LONG", 0)
+  kind, params, inputs = _draw(1024, np.float32, features=32, distance=1023)
+  params["position_bias"] = np.broadcast_to(np.linspace(8, 0, 2047)[:, None] * 2, (2, 2047, 1)).astype(np.float32)
+  got = _run(kind, params, inputs, True, True)
+  monkeypatch.setattr(nprf, "LONG", 10**9)
+  want = _run(kind, params, inputs, True, False)
+  np.testing.assert_allclose(got[:, :64], want[:, :64], rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("queries, keys", [(1, 1), (1, 4), (4, 1), (3, 5)])
+def test_toeplitz_by_hand(queries, keys):
+  weights = np.arange(2.0 * (queries + keys - 1)).reshape(2, -1)
+  want = [[[row[j - i + queries - 1] for j in range(keys)] for i in range(queries)] for row in weights]
+  np.testing.assert_array_equal(toeplitz(jnp.asarray(weights), queries, keys), want)
+
+
+def test_fast_lengths():
+  assert [fast_length(n) for n in (1, 7, 11, 97, 16383)] == [1, 8, 12, 100, 16384]
+
+
+# -- counts and mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queries, keys, causal, grid", [
+    (9, 9, False, None), (9, 9, True, None), (4, 9, True, None), (5, 9, False, None), (7, 7, False, (2, 3))])
+@over_forms
+def test_count_equals_what_is_done(count_products, force, transforms, queries, keys, causal, grid):
+  """But for the transform of the weights, which is shared by all examples."""
+  force(transforms)
+  sizes = Sizes(8, 2, 4, grid=grid)
+  shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+  params = {name: shape(*tensor.shape) for name, tensor in KIND.core_params(sizes).items()}
+  done = count_products(lambda *x: KIND.attend(*x, Context(causal=causal, grid=grid)), params, shape(1, queries, 2, 4),
+                        shape(1, keys, 2, 4), shape(1, keys, 2, 4))
+  places = 9 if grid else queries + keys - 1  # 2 rows of 3 take 8 places
+  shared = 2 * transform_count(fast_length(15 if grid else places)) if transforms else 0
+  count = KIND.core_count(sizes, queries, keys, causal)
+  assert count.products == done - shared and count.params == 2 + 2 * (15 if grid else 11)
+
+
+def test_reference_count(monkeypatch):
+  """H = 8, r = 32, d = e = 64, n = 1024: (n + m) r d and 2 r (e + 1) transforms of 2048; and, by element, 2 N r (e + 1) for
+  the filter, m r e for what keys hold and n r (e + 1) to read it, but that divisors are held like values here."""
+  monkeypatch.setattr(nprf, "LONG", 0)
+  count = Nprf(max_distance=1023).core_count(Sizes(512, 8, 64), 1024, 1024, False)
+  assert count.products + count.elementwise - 8 * 1024 * 32 == 1_072_693_248
+
+
+@pytest.mark.parametrize("field", ["features", "max_distance"])
+def test_mistakes_are_told(field):
+  with pytest.raises(UserError, match=f"nprf.{field}=0: it must be at least 1"):
+    Nprf(**{field: 0})

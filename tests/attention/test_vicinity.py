@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from nasformer.attention.base import Context, Count, Sizes
+from nasformer.attention.vicinity import Vicinity
+from nasformer.types import UserError
+
+FORMS = {"sum": Vicinity(), "product": Vicinity(form="product")}
+over_forms = pytest.mark.parametrize("form", FORMS)
+over_grids = pytest.mark.parametrize("grid", [(2, 3), (3, 2), (1, 5), (5, 1), (1, 1)])
+
+
+@pytest.fixture(autouse=True)
+def double():
+  with jax.enable_x64(True):
+    yield
+
+
+def draw(length, seed=0):
+  rng = np.random.default_rng(seed)
+  return tuple(rng.normal(size=(3, length, 2, width)) for width in (4, 4, 5))
+
+
+def weights(form, q, k, grid):
+  """Pair by pair; a first token that is not in the grid is at distance zero from all."""
+  first = q.shape[1] - grid[0] * grid[1]
+  places = [None] * first + [(y / grid[0], x / grid[1]) for y in range(grid[0]) for x in range(grid[1])]
+
+  def near(one, two):
+    along = [1.0, 1.0] if one is None or two is None else [np.cos(np.pi / 2 * (a - b)) for a, b in zip(one, two)]
+    return sum(along) if form == "sum" else np.prod(along)
+
+  table = np.array([[near(one, two) for two in places] for one in places])
+  relu = lambda x: jnp.maximum(x, 0)
+  return jnp.einsum("btnh,bsnh->bnts", relu(q), relu(k)) * table
+
+
+def dense(form, q, k, v, grid, real):
+  w = weights(form, q, k, grid) * real[:, None, None]
+  return jnp.einsum("bnts,bsne->btne", w, v) / (jnp.moveaxis(w.sum(-1), 1, 2) + 1e-4)[..., None]
+
+
+@over_forms
+@over_grids
+@pytest.mark.parametrize("class_token", [0, 1])
+def test_equals_dense(form, grid, class_token):
+  """Values and gradients, with padding and without."""
+  length = grid[0] * grid[1] + class_token
+  inputs = draw(length)
+  holes = np.arange(length) < np.array([length, (length + 1) // 2, 0])[:, None]
+  for real in (None, holes):
+    context = Context(key_mask=None if real is None else jnp.asarray(real), grid=grid)
+    forms = (lambda i: FORMS[form].attend({}, *i, context),
+             lambda i: dense(form, *i, grid, np.ones_like(holes) if real is None else real))
+    both = [jax.jit(lambda i, f=f: (f(i), jax.grad(lambda i: jnp.sin(f(i)).sum())(i)))(inputs) for f in forms]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *both)
+
+
+@over_forms
+def test_turning_the_image_turns_the_output(form):
+  inputs = tuple(map(jnp.asarray, draw(12)))
+  turn = lambda x: x.reshape(3, 3, 4, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
+  out = FORMS[form].attend({}, *inputs, Context(grid=(3, 4)))
+  turned = FORMS[form].attend({}, *map(turn, inputs), Context(grid=(4, 3)))
+  np.testing.assert_allclose(turned, turn(out), rtol=1e-10)
+
+
+@over_forms
+def test_weights_fall_with_the_distance(form):
+  """Equal positive queries and keys: only the place counts, the corner opposite least."""
+  ones, v = jnp.ones((1, 12, 1, 4)), jnp.eye(12)[None, :, None]
+  w = np.asarray(FORMS[form].attend({}, ones, ones, v, Context(grid=(3, 4))))[0, 0, 0].reshape(3, 4)
+  assert (np.diff(w, axis=0) < 0).all() and (np.diff(w, axis=1) < 0).all()
+
+
+@over_forms
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-4), (jnp.bfloat16, 2e-2)])
+def test_less_precision(form, dtype, tolerance):
+  inputs = [jnp.asarray(x, dtype) for x in draw(7)]
+  out = FORMS[form].attend({}, *inputs, Context(grid=(2, 3)))
+  want = dense(form, *(np.asarray(x, np.float64) for x in inputs), (2, 3), np.ones((3, 7)))
+  assert out.dtype == dtype
+  np.testing.assert_allclose(np.asarray(out, np.float64), want, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("side, sum_of_both", [((16, 8), 34_603_008), ((32, 32), 276_824_064)])
+def test_reference_counts(side, sum_of_both):
+  """H (n + m) 4d (d + 1) and, by element, 4 H (n + m) d; H = 8, d = 64."""
+  length = side[0] * side[1]
+  count = Vicinity().core_count(Sizes(512, 8, 64, grid=side), length, length, False)
+  assert (count.params, count.products + count.elementwise) == (0, sum_of_both)
+  assert count.elementwise == 4 * 8 * 2 * length * 64
+
+
+def test_count_with_a_class_token(count_products):
+  """Its products with every key, and those of every query with it."""
+  shape = jax.ShapeDtypeStruct((1, 7, 2, 4), jnp.float32)
+  done = count_products(lambda *x: Vicinity().attend({}, *x, Context(grid=(2, 3))), shape, shape, shape)
+  assert Vicinity().core_count(Sizes(8, 2, 4, grid=(2, 3)), 7, 7, False).products == done
+
+
+def test_unknown_form_is_refused():
+  with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'product'"):  # the annotation may come first
+    Vicinity(form="manhattan")
