@@ -1,94 +1,194 @@
-"""What attention kinds cost beside each other, without their projections, all in one run.
+"""What every attention kind costs beside softmax, by length: time and memory of a layer, and where the lines cross.
 
-  python experiments/bench/attention.py --rows=softmax,linear,linear/causal [--length=8192] [--batch=1] [--heads=8] [--head_dim=64]
-  python experiments/bench/attention.py --rows=linear/causal,linear/causal/kernel.CHUNK=128,softmax/softmax.LONG=1000000
+  python experiments/bench/attention.py [--lengths=64,256,1024,4096] [--kinds=linear,luna] [--modes=bidirectional,causal]
+      [--dtype=bfloat16] [--out=DIR]
 
-A row is a kind, maybe causal, and what constants of modules of `nasformer.attention` and fields of the kind it is to be tried
-with. Rows are timed in turn, round by round, and the fastest round counts, so that a busy machine disturbs them alike; "work" is
-the processor time of all threads, which it disturbs least. "gradient" is the forward and the backward pass together. "extra" is
-what the compiled programs need beside inputs and outputs, as a multiple of these.
+A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64, batch 1: forward, forward and backward,
+and one step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the
+same projections. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
+the compiled program. A kind is left out of longer lengths once the next would take more than --most seconds.
+
+Written to --out: attention.jsonl, one line per measurement after one that says where; attention.png.
 """
 
-import ast
-import importlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from nasformer import attention, registry, workdir
 from nasformer.attention.base import Context, Sizes
+from nasformer.attention.softmax import Softmax
+from nasformer.nets import blocks
+from nasformer.score.memory import PeakMemory
 
-_ROWS = flags.DEFINE_list("rows", ["softmax", "linear", "linear/causal"], "What to time.")
-_LENGTH = flags.DEFINE_integer("length", 8192, "Queries and keys.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Sequences.")
-_HEADS = flags.DEFINE_integer("heads", 8, "Heads.")
-_HEAD_DIM = flags.DEFINE_integer("head_dim", 64, "Width of a head.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.")
+WIDTH, HEADS, HEAD_DIM = 512, 8, 64
+_LENGTHS = flags.DEFINE_list("lengths", [str(2**i) for i in range(6, 15)], "Tokens.")
+_KINDS = flags.DEFINE_list("kinds", [], "Kinds beside softmax; all if left out.")
+_MODES = flags.DEFINE_list("modes", ["bidirectional", "causal", "cross"], "Forms of attention.")
+_WHAT = flags.DEFINE_list("what", ["forward", "gradient", "step"], "What is timed.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds.")
+_MOST = flags.DEFINE_float("most", 8.0, "Seconds that one call may take.")
+_OUT = flags.DEFINE_string("out", "attention_bench", "Where the figure and the table go.")
 
 
-def programs(row: str, inputs: list) -> dict:
-  """The compiled forward pass of a row, and its gradient."""
-  name, *options = row.split("/")
-  fields = {}
-  for option in options:
-    key, _, value = option.partition("=")
-    if "." in key:
-      module, _, constant = key.partition(".")
-      setattr(importlib.import_module(f"nasformer.attention.{module}"), constant, int(value))
-    elif value:
-      fields[key] = ast.literal_eval(value)
-  kind = registry.lookup(attention.TABLE, name, "attention kind")(**fields)
-  declared = kind.core_params(Sizes(_HEADS.value * _HEAD_DIM.value, _HEADS.value, _HEAD_DIM.value))
-  params = {key: tensor.init(jax.random.key(0), tensor.shape) for key, tensor in declared.items()}
-  attend = lambda params, q, k, v: kind.attend(params, q, k, v, Context(causal="causal" in options))
-  loss = lambda parts, slope: (attend(*parts) * slope).sum()
-  jax.clear_caches()
-  *qkv, slope = inputs
-  forward, gradient = jax.jit(attend).lower(params, *qkv), jax.jit(jax.grad(loss)).lower((params, *qkv), slope)
-  return {"forward": (forward.compile(), (params, *qkv)), "gradient": (gradient.compile(), ((params, *qkv), slope))}
+@dataclasses.dataclass(frozen=True)
+class Library(Softmax):
+  """Softmax as the library of arrays has it."""
+
+  def attend(self, params, q, k, v, context):
+    return jax.nn.dot_product_attention(q, k, v, is_causal=context.causal)
+
+
+def kinds() -> dict:
+  names = _KINDS.value or [name for name in attention.TABLE if name != "softmax"]
+  rows = {name: registry.lookup(attention.TABLE, name, "attention kind")() for name in ("softmax", *names)}
+  longest = max(map(int, _LENGTHS.value))
+  rows = {name: dataclasses.replace(kind, max_length=longest) if hasattr(kind, "max_length") else kind
+          for name, kind in rows.items()}
+  return {"softmax": rows.pop("softmax"), "softmax (jax.nn)": Library(), **rows}
+
+
+def able(kind, mode: str, what: str) -> bool:
+  if what == "step" and (mode != "causal" or isinstance(kind, Library)):
+    return False
+  return {"bidirectional": True, "causal": kind.can.causal, "cross": kind.can.cross}[mode]
+
+
+def program(kind, mode: str, what: str, length: int):
+  """A compiled call, its arguments and its peak memory."""
+  side = 2 ** (int(math.log2(length)) // 2)
+  grid = (side, length // side) if kind.can.grid else None
+  sizes = Sizes(WIDTH, HEADS, HEAD_DIM, WIDTH if mode == "cross" else None, causal=mode == "causal", grid=grid)
+  params = blocks.initialise(jax.random.key(0), kind.params(sizes))
+  dtype = jnp.dtype(_DTYPE.value)
+  x, source, weight = (jax.random.normal(jax.random.key(i), (1, length, WIDTH), dtype) for i in range(3))
+  context = Context(causal=mode == "causal", stream=mode == "cross", grid=grid)
+  layer = lambda params, x, source: kind(params, x, source if mode == "cross" else x, context)[0]
+  if what == "forward":
+    call, args = layer, (params, x, source)
+  elif what == "gradient":
+    loss = lambda params, x, source, weight: (layer(params, x, source) * weight).astype(jnp.float32).sum()
+    call, args = jax.grad(loss, argnums=(0, 1, 2)), (params, x, source, weight)
+  else:
+    state = kind.begin(params, 1, length, dtype)
+    call = lambda params, x, state: kind.step(params, x, state, jnp.int32(length - 1))[:2]
+    args = params, x[:, :1], state
+  jitted = jax.jit(call)
+  return jitted.lower(*args).compile(), args, PeakMemory().measure(jitted, *args)
+
+
+def timed(compiled, args, repeat: int) -> float:
+  start = time.perf_counter()
+  for _ in range(repeat):
+    out = compiled(*args)
+  jax.block_until_ready(out)
+  return (time.perf_counter() - start) / repeat
+
+
+def measure(mode: str, what: str, console: Console) -> list[dict]:
+  rows, last = [], {}
+  for length in map(int, _LENGTHS.value):
+    ready = {}
+    for name, kind in kinds().items():
+      growth = 4.5 * (length / last[name][0]) ** 2 / 4 if name in last else 0
+      if able(kind, mode, what) and not (name in last and last[name][1] * growth > _MOST.value):
+        ready[name] = program(kind, mode, what, length)
+    best = {}
+    for turn in range(_ROUNDS.value + 1):
+      for name, (compiled, args, _) in ready.items():
+        repeat = 1 if name not in best else max(1, min(50, int(0.02 / best[name])))
+        seconds = timed(compiled, args, repeat)
+        best[name] = seconds if turn <= 1 else min(best[name], seconds)  # the first round warms up
+    last = {name: (length, seconds) for name, seconds in best.items()}
+    rows += [{"mode": mode, "what": what, "length": length, "kind": name, "ms": 1e3 * best[name], "memory_mb": ready[name][2]}
+             for name in ready]
+    console.print(f"{mode}, {what}, {length}: {', '.join(f'{name} {1e3 * value:.3g}' for name, value in best.items())} ms")
+    jax.clear_caches()
+  return rows
+
+
+def crossing(rows: list[dict], name: str) -> str:
+  """The length from which on a kind is faster than softmax, between two measured ones by a line in logarithms."""
+  at = lambda kind: {row["length"]: row["ms"] for row in rows if row["kind"] == kind}
+  soft, mine = at("softmax"), at(name)
+  lengths = sorted(set(soft) & set(mine))
+  gains = [math.log(soft[length] / mine[length]) for length in lengths]
+  if not gains or gains[-1] <= 0:
+    return f"beyond {lengths[-1]:,}" if lengths else ""
+  last = max((i for i, gain in enumerate(gains) if gain <= 0), default=None)
+  if last is None:
+    return f"below {lengths[0]:,}"
+  share = -gains[last] / (gains[last + 1] - gains[last])
+  return f"{lengths[last] * (lengths[last + 1] / lengths[last]) ** share:,.0f}"
+
+
+def exponent(rows: list[dict], name: str, column: str) -> float:
+  """Power of the length by which time or memory grows from 2,048 tokens on."""
+  points = [(row["length"], row[column]) for row in rows if row["kind"] == name and row["length"] >= 2048]
+  return float(np.polyfit(*np.log(np.array(points)).T, 1)[0]) if len(points) > 1 else math.nan
+
+
+def summary(rows: list[dict], mode: str, what: str) -> Table:
+  rows = [row for row in rows if (row["mode"], row["what"]) == (mode, what)]
+  lengths = sorted({row["length"] for row in rows})
+  table = Table(title=f"{mode}, {what}: milliseconds of a layer ({_DTYPE.value}, batch 1)")
+  for head in ("kind", *(f"{length:,}" for length in lengths), "faster than softmax from", "time ~ n^", "memory ~ n^"):
+    table.add_column(head, justify="left" if head == "kind" else "right")
+  for name in dict.fromkeys(row["kind"] for row in rows):
+    at = {row["length"]: row["ms"] for row in rows if row["kind"] == name}
+    table.add_row(name, *(f"{at[length]:.3g}" if length in at else "" for length in lengths),
+                  "" if name == "softmax" else crossing(rows, name), f"{exponent(rows, name, 'ms'):.2f}",
+                  f"{exponent(rows, name, 'memory_mb'):.2f}")
+  return table
+
+
+def picture(rows: list[dict]) -> Figure:
+  groups = list(dict.fromkeys((row["mode"], row["what"]) for row in rows))
+  figure = Figure((5 * min(len(groups), 3), 4 * -(-len(groups) // 3)), layout="constrained")
+  every = figure.subplots(-(-len(groups) // 3), min(len(groups), 3), squeeze=False).ravel()
+  names = list(dict.fromkeys(row["kind"] for row in rows))
+  for axes, group in zip(every, groups):
+    for number, name in enumerate(names):
+      line = [(row["length"], row["ms"]) for row in rows if (row["mode"], row["what"]) == group and row["kind"] == name]
+      if line:
+        axes.loglog(*zip(*line), color="black" if name == "softmax" else f"C{number % 10}", marker=".", label=name,
+                    ls="--" if number > 9 else "-", lw=2 if name == "softmax" else 1)
+    axes.set_title(", ".join(group))
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("ms")
+  figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+  return figure
 
 
 def main(_):
-  rng = np.random.default_rng(0)
-  shape = (_BATCH.value, _LENGTH.value, _HEADS.value, _HEAD_DIM.value)
-  inputs = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(4)]
-  ways = {}
-  for row in _ROWS.value:
-    saved = {name: dict(vars(module)) for name, module in _modules().items()}
-    ways[row] = programs(row, inputs)
-    for name, module in _modules().items():
-      vars(module).update(saved[name] if name in saved else {})
-  times = {(row, form): [] for row in ways for form in ("forward", "gradient")}
-  repeats = max(1, min(50, 4096 // _LENGTH.value))
-  for turn in range(_ROUNDS.value + 1):
-    for row, form in times:
-      run, args = ways[row][form]
-      wall, work = time.perf_counter(), time.process_time()
-      for _ in range(repeats):
-        out = run(*args)
-      jax.block_until_ready(out)
-      if turn:  # the first round warms up
-        times[row, form].append(((time.perf_counter() - wall) / repeats, (time.process_time() - work) / repeats))
-  table = Table("", *(f"{form} {what}" for form in ("forward", "gradient") for what in ("(s)", "work (s)", "extra")),
-                title=f"{shape}; {workdir.device()}, jax {jax.__version__}")
-  for row in ways:
-    cells = []
-    for form in ("forward", "gradient"):
-      memory = ways[row][form][0].memory_analysis()
-      extra = memory.temp_size_in_bytes / (memory.argument_size_in_bytes + memory.output_size_in_bytes)
-      cells += [f"{part:.4f}" for part in np.min(times[row, form], axis=0)] + [f"{extra:.2f}"]
-    table.add_row(row, *cells)
-  Console(width=140).print(table)
-
-
-def _modules():
-  return {path.partition(":")[0]: importlib.import_module(path.partition(":")[0]) for path in attention.TABLE.values()} | {
-      name: importlib.import_module(name) for name in ("nasformer.attention.kernel", "nasformer.attention.online")}
+  logging.set_verbosity(logging.WARNING)
+  console, folder = Console(width=220), pathlib.Path(_OUT.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  rows = []
+  for mode in _MODES.value:
+    for what in _WHAT.value:
+      if what != "step" or mode == "causal":
+        rows += measure(mode, what, console)
+  header = {"device": workdir.device(), "jax": importlib.metadata.version("jax"), "dtype": _DTYPE.value, "width": WIDTH,
+            "heads": HEADS, "load": os.getloadavg()[0]}
+  (folder / "attention.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (header, *rows)))
+  picture(rows).savefig(folder / "attention.png", dpi=120)
+  for mode, what in dict.fromkeys((row["mode"], row["what"]) for row in rows):
+    console.print(summary(rows, mode, what))
+  console.print(f"{header['device']}, jax {header['jax']}; table and figure: {folder}")
 
 
 if __name__ == "__main__":
