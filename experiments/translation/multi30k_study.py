@@ -45,5 +45,5 @@ def get_config(argument="de"):
       search=Search(strategy=Evolution(population=40, num_parents=10, num_mutations=15, num_crossovers=15), generations=8,
                     arms={arm: ARMS[arm] for arm in arms}, limits=Limits(flops=3.05e7), baseline=HAND_MADE,
                     baseline_flops=4.4e7, batch_size=4096),
-      retrain=dataclasses.replace(train, steps=2500, keep_best=True),
+      retrain=dataclasses.replace(train, steps=4000, keep_best=True),
   ))
