@@ -221,13 +221,14 @@ class Search:
       later = [line for line in waiting if line["generation"] > number]
       cut_short = repair and not later and logged.keys() < {candidate.genes for candidate in asked}
       if cut_short:
-        return self._log.truncate_to(1 + len(self.trials))
+        break
       if logged.keys() != {candidate.genes for candidate in asked} or len(waiting) != len(logged) + len(later):
         raise UserError(f"{self._log.path}: generation {number} there is not what this search asks for; it was made with other"
                         " costs or by another version: choose another path")
       self._advance([dataclasses.replace(candidate, scores=tuple(math.nan if x is None else x for x in logged[candidate.genes]))
                      for candidate in asked])
       waiting = later
+    self._log.truncate_to(1 + len(self.trials) if self.trials else 0)  # a generation that was cut short is scored anew
 
 
 def _counted(space: Any, net: Any) -> dict[str, CostTable]:

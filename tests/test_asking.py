@@ -222,16 +222,18 @@ def test_any_other_file_is_refused(tmp_path):
     search(tmp_path / "notes.txt")
 
 
-def test_a_file_that_was_cut_short_is_repaired_on_demand(tmp_path):
+@pytest.mark.parametrize("kept", [150, 800, -20])
+def test_a_file_that_was_cut_short_is_repaired_on_demand(tmp_path, kept):
+  """In its first line, in the first generation and in the last."""
   path = tmp_path / "mine.jsonl"
   whole = drive(search(path), 3)
   data = path.read_bytes()
-  path.write_bytes(data[:-20])
+  path.write_bytes(data[:kept])
   with pytest.raises(UserError, match="is damaged"):
     search(path)
   again = search(path, repair=True)
-  assert 0 < len(again.trials) < len(whole.trials)
-  drive(again, 1)
+  assert len(again.trials) < len(whole.trials) and bool(again.trials) == (kept < 0)
+  drive(again, 1 if kept < 0 else 3)
   assert path.read_bytes() == data and again.trials == whole.trials
 
 
