@@ -76,9 +76,9 @@ class Images:
     net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
-  def grows(self, gene, cost):
-    """Whether a network costs more, and not only as much, with more of it."""
-    return True
+  def grows(self, this, gene, cost):
+    """Whether a network of this space costs more, and not only as much, with more of it."""
+    return not (this.head_budget and gene.name == "depth")  # the same heads in more layers
 
 
 class Translations:
@@ -137,7 +137,7 @@ class Translations:
     net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
     return this, net, Pair(tokens, tokens)
 
-  def grows(self, gene, cost):
+  def grows(self, this, gene, cost):
     """Heads divide a fixed width, and encoder layers that are attended to have no parameters of their own."""
     return "num_heads" not in gene.field and not (gene.field == "span" and cost.unit == "parameters")
 

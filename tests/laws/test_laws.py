@@ -247,7 +247,7 @@ def test_counts_grow_with_every_size(full_size, draw, cost):
   genes = draw(this, 50)
   active, prices = np.asarray(this.active(genes)), table.exact(genes)
   for i, gene in enumerate(this.genes):
-    if gene.kind == "ordinal" and family.grows(gene, cost):
+    if gene.kind == "ordinal" and family.grows(this, gene, cost):
       more = genes.copy()
       more[:, i] += 1
       can = active[:, i] & (more[:, i] < len(gene.values))
