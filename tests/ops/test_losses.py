@@ -64,7 +64,7 @@ def test_pairwise_logistic_by_definition_and_its_slope():
   """Slope per item: -Σ over worse j of sigmoid(s_j - s_i) + Σ over better j of sigmoid(s_i - s_j), over the pairs."""
   rng = np.random.default_rng(0)
   scores, targets = rng.normal(size=9).astype(np.float32), rng.integers(0, 5, 9).astype(np.float32)
-  loss, slope = jax.value_and_grad(losses.pairwise_logistic)(scores, targets, jnp.ones(9))
+  loss, slope = jax.value_and_grad(losses.pairwise_logistic)(jnp.asarray(scores), jnp.asarray(targets), jnp.ones(9))
   total, pairs, wanted = 0.0, 0, np.zeros(9)
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
   for i in range(9):
