@@ -61,13 +61,13 @@ def _run(console: Console) -> None:
   from nasformer.compilations import counted
   from nasformer.store import files
 
-  names = _STAGES.value or [name for name in stages.STAGES if name not in stages.ON_DEMAND]
-  for name in names:
+  for name in _STAGES.value or ():
     if name not in stages.STAGES:
-      raise UserError(f"--stages={','.join(names)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)}, or translate alone)")
+      raise UserError(f"--stages={','.join(_STAGES.value)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)}, or translate alone)")
   path = files.writable_dir(_WORKDIR.value)
   with files.locked(path):
     closed = config.close(experiment.Experiment, _CONFIG.value)
+    names = _STAGES.value or stages.usual(closed)
     run = workdir.Run(closed, path, _data_dir(), console, workdir.command_line(), _REPAIR.value)
     run.begin()
     for name in sorted(names, key=list(stages.STAGES).index):

@@ -19,6 +19,7 @@ from nasformer import derive as derivation
 from nasformer import evaluate as evaluation
 from nasformer import footprint, timing
 from nasformer.data.batching import eval_batches, train_batches
+from nasformer.experiment import Experiment
 from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
 from nasformer.score import counts
@@ -331,4 +332,10 @@ def report(run: Run) -> None:
 
 STAGES = {"latency": timing.latency, "train": train, "search": search, "trust": trust, "derive": derive, "retrain": retrain, "evaluate": evaluate,
           "report": report}
-ON_DEMAND = ("latency", "trust")  # dear: they run only where they are named
+ON_DEMAND = ("latency", "trust")  # dear: they run where they are named, or where another stage cannot do without
+
+
+def usual(experiment: Experiment) -> list[str]:
+  """The stages that run where none are named."""
+  needed = {"latency"} if experiment.search.latency == "predicted" and experiment.latency.table is None else set()
+  return [name for name in STAGES if name not in ON_DEMAND or name in needed]

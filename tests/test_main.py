@@ -55,6 +55,10 @@ def asked(monkeypatch):
     ([], ["train", "search", "derive", "retrain", "evaluate", "report"]),
     (["--stages=search,train"], ["train", "search"]),
     (["--stages=report"], ["report"]),
+    (["--stages=trust,search,latency"], ["latency", "search", "trust"]),
+    (["--config.search.latency=predicted"], ["latency", "train", "search", "derive", "retrain", "evaluate", "report"]),
+    (["--config.search.latency=predicted", "--config.latency.table=table.jsonl"],
+     ["train", "search", "derive", "retrain", "evaluate", "report"]),
 ])
 def test_stages_run_in_their_order(command, asked, tmp_path, flags, names):
   assert command(MICRO, f"--workdir={tmp_path}", *flags)[0] == 0
