@@ -27,7 +27,7 @@ def test_content_unpacks_gz_only(tmp_path):
   assert files.content(tmp_path / "a.gz") == files.content(tmp_path / "a") == b"text"
 
 
-@pytest.mark.parametrize("raw", [gzip.compress(b"text" * 1000)[:-6], b"text", b""])
+@pytest.mark.parametrize("raw", [gzip.compress(b"text" * 1000)[:-6], b"text", b""], ids=["cut", "plain", "empty"])
 def test_broken_gz_is_named(tmp_path, raw):
   path = tmp_path / "a.gz"
   path.write_bytes(raw)
