@@ -44,7 +44,7 @@ def portion(kinds, number, least=1):
 class Images:
   """Encoder spaces, and networks that classify images. A row has its portion of all kinds, unless some are named."""
 
-  spaces, supernet, num = Encoder, Supernet, 20
+  spaces, supernet, num = Encoder, Supernet, 12
   inputs = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 6, 2)), jnp.float32)
   other = inputs.at[1].set(255 - inputs[1])
 
@@ -88,7 +88,7 @@ class Translations:
   every kind in every module, every span, both norms and all ways to share embeddings.
   """
 
-  spaces, supernet, num = TranslationSpace, TranslationSupernet, 36
+  spaces, supernet, num = TranslationSpace, TranslationSupernet, 34
   inputs = Pair(jnp.array([[5, 4, 2, PAD], [9, 2, PAD, PAD], [PAD] * 4, [7, 8, 10, 2]]),
                 jnp.array([[5, 2, PAD, PAD], [3, 6, 4, 2], [PAD] * 4, [7, 7, 2, PAD]]))
   other = Pair(inputs.source.at[1].set(jnp.array([4, 3, 3, 2])), inputs.target.at[1].set(jnp.array([8, 2, PAD, PAD])))
@@ -204,7 +204,7 @@ def make_case(name, kinds=(), num=None):
   family, rng = family_of(name), np.random.default_rng(0)
   supernet = family.supernet(family.shrunk(name, kinds), family.net(name))
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
-  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
   return Case(name, family, supernet, params, jnp.asarray(draw(supernet.space, num or family.num)))
 
 
