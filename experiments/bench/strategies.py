@@ -179,7 +179,7 @@ def zdt(console):
   """Prints hypervolumes of both, mean and standard deviation."""
   from pymoo.problems import get_problem
 
-  domain, population, budget = Domain(Grid(10, 33), {}, {}), 40, _ZDT_BUDGET.value
+  domain, population, budget = Domain(Grid(num=10, options=33), {}, {}), 40, _ZDT_BUDGET.value
   volume = lambda found: hypervolume_2d(found, np.array([1.1, 6.0]), (False, False))
   table = Table("hypervolume", *PROBLEMS, title=f"zdt: populations of {population}, {budget} evaluations, 5 seeds")
   ways = {
