@@ -13,6 +13,7 @@ TABLE = {
     "vvt": "nasformer.attention.vvt:Vvt",
     "couplformer": "nasformer.attention.couplformer:Couplformer",
     "eit": "nasformer.attention.eit:Eit",
+    "evolving": "nasformer.attention.evolving:Evolving",
     "luna": "nasformer.attention.luna:Luna",
     "mega": "nasformer.attention.mega:Mega",
 }

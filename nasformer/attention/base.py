@@ -6,6 +6,11 @@ A kind is a frozen dataclass of hyper-parameters with three pure methods:
   `kind(params, x, source, context, carry)` mixes tokens, from model width to model width
   `count(sizes, queries, keys, causal)`     says what that costs, exactly
 
+for kinds that pass something on to the next layer of their kind (`carry`), one that says what the first of them finds, which
+gives loops over layers one form:
+
+  `first_carry(sizes, batch, length, dtype)`
+
 and, where it can be used by a decoder, four more that give the same, one token after another:
 
   `begin(params, batch, max_length, dtype)`       the state before the first token

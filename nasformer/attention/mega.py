@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from nasformer.attention.base import Context, Count, Kind, Tensor, Tensors, project
 from nasformer.ops import masks
+from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
 
 CHUNK = 64  # most positions in a chunk of the moving average
@@ -281,16 +282,6 @@ class Mega(Kind):
     average = number * size * embed * (size + (1 if causal else 2) * 2 * self.ema_dim * (number > 1))
     scaled += keys * (embed * (not self.paper_ema) + 2 * head)
     return Count(weights, products + queries * embed**2 + pairs * (head + inner) + average, scaled)
-
-
-def toeplitz(lags: Float[Array, "TS"], rows: int, columns: int) -> Float[Array, "T S"]:
-  """The matrix whose entry (i, j) depends on j - i only: lags[rows - 1 + j - i].
-
-  A row that is one longer than the period of its repetition moves on by one, so no entry is looked up.
-  """
-  period = rows + columns - 1
-  repeated = jnp.broadcast_to(jnp.pad(lags, (0, 1)), (rows, period + 1)).reshape(-1)
-  return repeated[: rows * period].reshape(rows, period)[:, rows - 1 :]
 
 
 def _laplace(logits):

@@ -10,6 +10,7 @@ layer has its own table, as layers may differ in kind and heads, and divides by 
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
@@ -17,6 +18,7 @@ from jaxtyping import Int
 from nasformer.attention.base import Count, Tensor, Tensors, xavier
 from nasformer.attention.softmax import Softmax
 from nasformer.ops import masks
+from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
 
 
@@ -46,22 +48,25 @@ class SoftmaxT5(Softmax):
     return {"distance_bias": Tensor(shape, ("heads", None), xavier(*shape))}
 
   def attend(self, params, q, k, v, context):
+    if "distance_bias" not in params:
+      return Softmax().attend(params, q, k, v, context)
     return super().attend(self._spread(params, context.causal), q, k, v, context)
 
   def recall(self, params, state, q, position, copies):
+    if "distance_bias" not in params:
+      return Softmax().recall(params, state, q, position, copies)
     return super().recall(self._spread(params, True), state, q, position, copies)
 
   def bias(self, params, q, query_positions, key_positions):
-    if "distance_bias" not in params:
-      return 0.0
-    distance = key_positions[None, :] - query_positions[:, None]
-    rows = jnp.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
-    return params["distance_bias"].astype(masks.accumulator(q))[:, rows]
+    """Positions of either side follow one another."""
+    queries, keys = len(query_positions), len(key_positions)
+    distances = key_positions[0] - query_positions[-1] + jnp.arange(queries + keys - 1)
+    columns = jnp.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
+    table = params["distance_bias"].astype(masks.accumulator(q))[:, columns]
+    return jax.vmap(lambda row: toeplitz(row, queries, keys))(table)
 
   def _spread(self, params: Tensors, causal: bool) -> Tensors:
     """The table with a column for every distance instead of every bucket."""
-    if "distance_bias" not in params:
-      return params
     distances = np.arange(-self.max_distance, self.max_distance + 1)
     columns = bucket(distances, causal, self.num_buckets, self.max_distance)
     return params | {"distance_bias": params["distance_bias"][:, columns]}

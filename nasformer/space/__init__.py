@@ -12,5 +12,6 @@ TABLE = {
     "ranknas_iwslt": "nasformer.space.translation:RankNasIwslt",
     "translation": "nasformer.space.translation:Translation",
     "tiny_translation": "nasformer.space.translation:TinyTranslation",
+    "wide": "nasformer.space.wide:Wide",
     "tiny": "nasformer.space.tiny:Tiny",
 }

@@ -46,7 +46,7 @@ class Supernet:
   def declared(self) -> dict[str, dict[str, Tensor]]:
     """Every stored tensor at its largest size; those of "layers" are stored once per layer."""
     embed, ffn = max(self.space.embed_dim), max(self.space.ffn_dims(max(self.space.embed_dim)))
-    cuts = [self._attention_cut(embed, kind, max(self.space.num_heads)) for kind in self.space.kinds]
+    cuts = [self._attention_cut(embed, kind, max(self.space.heads)) for kind in self.space.kinds]
     cuts.append(self._mlp_cut(embed, ffn))
     layers = {cut.names[name]: tensor for cut in cuts for name, tensor in cut.declared.items()}
     return {"stem": self.net.stem_tensors(embed), "layers": layers, "head": self.net.head_tensors(embed)}
@@ -119,7 +119,7 @@ class Supernet:
     aux = {"reading": reading, "keep": keep, "key": key}
     x = net.stem(slicing.plain(net.stem_tensors(embed_dim)).take(params["stem"]), images, whole)
     carry = blocks.first_carry({kind: net.kind(kind) for kind in self.space.kinds},
-                               Sizes(embed_dim, max(self.space.num_heads), self.space.head_dim, grid=net.grid), x)
+                               Sizes(embed_dim, max(self.space.heads), self.space.head_dim, grid=net.grid), x)
     (x, _), _ = form.layers(self._blocks(embed_dim), reading.depth, self.space.max_depth, (x, carry), params["layers"],
                             None, aux)
     return net.head(slicing.plain(net.head_tensors(embed_dim)).take(params["head"]), x, whole)
@@ -143,10 +143,10 @@ class Supernet:
 
       return Branch(self._mlp_cut(embed_dim, ffn_dim), run)
 
-    kinds = tuple(tuple(attention(kind, heads) for heads in space.num_heads) for kind in space.kinds)
+    kinds = tuple(tuple(attention(kind, heads) for heads in space.heads) for kind in space.kinds)
     mlps = tuple(map(mlp, space.ffn_dims(embed_dim)))
     return (Block(lambda i, aux: aux["reading"].kind[i], lambda i, aux: (aux["reading"].heads[i],),
-                  (len(space.num_heads),), kinds),
+                  (len(space.heads),), kinds),
             Block(lambda i, aux: 0, lambda i, aux: (aux["reading"].ffn[i],), (len(mlps),), (mlps,)))
 
   # -- genes to masks -----------------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ class Supernet:
     """Living entries at the largest sizes; heads and hidden units by layer."""
     space = self.space
     embed = jnp.asarray(space.embed_dim)[reading.embed]
-    heads = jnp.asarray(space.num_heads)[reading.heads]
+    heads = jnp.asarray(space.heads)[reading.heads]
     ffn = jnp.asarray([space.ffn_dims(dim) for dim in space.embed_dim])[reading.embed, reading.ffn]
     return Keep(masks.leading(max(space.embed_dim), embed),
-                jax.vmap(lambda n: masks.leading(max(space.num_heads), n))(heads),
+                jax.vmap(lambda n: masks.leading(max(space.heads), n))(heads),
                 jax.vmap(lambda n: masks.leading(max(space.ffn_dims(max(space.embed_dim))), n))(ffn))
 
   def _share(self, reading: Reading) -> Float[Array, ""]:

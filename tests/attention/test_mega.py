@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nasformer.attention.base import Context, Sizes
-from nasformer.attention.mega import Mega, _laplace, toeplitz
+from nasformer.attention.mega import Mega, _laplace
 from nasformer.types import UserError
 
 SIZES, CROSS = Sizes(6, 2, 3), Sizes(6, 2, 3, source_dim=5)
@@ -151,13 +151,6 @@ def test_a_token_counts_twice_in_its_own_average():
 def test_laplace_by_hand():
   got = _laplace(jnp.array([0.0, math.sqrt(0.5), math.sqrt(2)]))
   np.testing.assert_allclose(got, [0.006094, 0.5, 0.993906], atol=1e-6)
-
-
-@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 5), (5, 3)])
-def test_toeplitz(rows, columns):
-  lags = jnp.arange(rows + columns - 1.0)
-  want = [[rows - 1 + j - i for j in range(columns)] for i in range(rows)]
-  np.testing.assert_array_equal(toeplitz(lags, rows, columns), want)
 
 
 def test_a_closed_update_gate_leaves_the_block_as_it_was():

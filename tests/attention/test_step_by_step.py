@@ -1,5 +1,6 @@
 """Decoding: fed one token after another, every kind of the table says what it says of all tokens at once."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from nasformer.attention import TABLE
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.cosformer import CosFormer
+from nasformer.attention.evolving import Evolving
 from nasformer.attention.mega import Mega
 from nasformer.attention.softmax_relative import SoftmaxRelative
 from nasformer.attention.softmax_t5 import SoftmaxT5
@@ -18,7 +20,8 @@ from nasformer.registry import lookup
 KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
     "own_length": CosFormer(angle="own_length", max_length=11), "always_causal": CosFormer(causal=True, max_length=11),
     "near": SoftmaxRelative(max_distance=2), "buckets": SoftmaxT5(num_buckets=4, max_distance=3),
-    "gated": Mega(activation="laplace", paper_ema=True), "gated_chunks": Mega(activation="relu2", chunk_size=4)}
+    "gated": Mega(activation="laplace", paper_ema=True), "gated_chunks": Mega(activation="relu2", chunk_size=4),
+    "dilated": Evolving(0.7, 0.9, dilated=True)}
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
 SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
 MASK = np.arange(KEYS) < np.array([5, 2, 4])[:, None]  # real source tokens of the three examples
@@ -46,19 +49,39 @@ def close(got, want, rtol=1e-10):
   np.testing.assert_allclose(got, want, rtol, rtol / 10)
 
 
+def below(name):
+  """What the first layer is given from below, and how many layers are run: several where something travels up."""
+  carries = KINDS[name].first_carry(dataclasses.replace(SIZES["self"], causal=True), 1, 1, jnp.float32) is not None
+  return (None, 3) if carries else ("passed on", 1)
+
+
 @functools.partial(quick, static_argnums=(0, 3))
 def stepwise(name, params, x, room):
   """Self-attention of one token after another, with room for so many."""
+  first, layers = below(name)
 
   def turn(carry, token):
-    position, state = carry
-    out, state, passed = KINDS[name].step(params, token[:, None], state, position, "passed on")
-    assert passed == "passed on"  # by kinds that have nothing to pass
-    return (position + 1, state), out[:, 0]
+    position, states = carry
+    x, mine, after = token[:, None], first, []
+    for state in states:
+      out, state, mine = KINDS[name].step(params, x, state, position, mine)
+      x, after = x + out, [*after, state]
+    assert first is None or mine == first  # kinds that have nothing to pass on leave it alone
+    return (position + 1, after), out[:, 0]
 
-  start = KINDS[name].begin(params, len(x), room, x.dtype)
+  start = [KINDS[name].begin(params, len(x), room, x.dtype) for _ in range(layers)]
   assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(start))
   return jnp.swapaxes(jax.lax.scan(turn, (jnp.int32(0), start), jnp.swapaxes(x, 0, 1))[1], 0, 1)
+
+
+@functools.partial(quick, static_argnums=0)
+def whole(name, params, x):
+  """The causal pass over all tokens."""
+  mine, layers = below(name)
+  for _ in range(layers):
+    out, mine = KINDS[name](params, x, x, Context(causal=True, stream=True), mine)
+    x = x + out
+  return out
 
 
 @functools.partial(quick, static_argnums=(0, 5))
@@ -82,7 +105,7 @@ def at_once(name, params, x, source, mask, copies):
 @over_causal
 def test_steps_are_the_causal_pass(name):
   params, x = weights(name, "self"), draw(50, 3, LENGTH, WIDTH)
-  want = quick(lambda p, x: KINDS[name](p, x, x, Context(causal=True, stream=True))[0])(params, x)
+  want = whole(name, params, x)
   assert want.dtype == jnp.float64
   close(stepwise(name, params, x, LENGTH + 2), want)
 

@@ -54,9 +54,9 @@ class Images:
   def shrunk(self, name, kinds):
     """The same class of space with short lists of small sizes."""
     mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
+    heads = {"num_heads": (1, 3)} if SPACES[name].num_heads else {"head_budget": 6}
     kinds = kinds or portion(tuple(KINDS), row_number(name, Encoder), 2)
-    return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), num_heads=(1, 3), head_dim=4,
-                               kinds=kinds, **mlp)
+    return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), head_dim=4, kinds=kinds, **heads, **mlp)
 
   def small(self, name, spec):
     """Function of the small network's parameters -> logits, as it is called most quickly."""
@@ -76,9 +76,9 @@ class Images:
     net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
-  def grows(self, gene, cost):
-    """Whether a network costs more, and not only as much, with more of it."""
-    return True
+  def grows(self, this, gene, cost):
+    """Whether a network of this space costs more, and not only as much, with more of it."""
+    return not (this.head_budget and gene.name == "depth")  # the same heads in more layers
 
 
 class Translations:
@@ -137,7 +137,7 @@ class Translations:
     net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
     return this, net, Pair(tokens, tokens)
 
-  def grows(self, gene, cost):
+  def grows(self, this, gene, cost):
     """Heads divide a fixed width, and encoder layers that are attended to have no parameters of their own."""
     return "num_heads" not in gene.field and not (gene.field == "span" and cost.unit == "parameters")
 

@@ -17,6 +17,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",), 20)  # a case whose MLP widths are multiples of the model's
 PRE, POST = ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_wmt", ("softmax",), 2)  # by their norm
+CARRY = ("tiny", ("evolving", "luna", "linear"), 8)  # two kinds that pass something on, and one that lets it through
 over_forms = pytest.mark.parametrize("form", ["masked", "exact"])
 over_costs = pytest.mark.parametrize("cost", [NumParams(), NumFlops()])
 
@@ -42,7 +43,8 @@ def test_logits_are_those_of_the_sliced_network(case, name, form):
 
 
 @over_forms
-@pytest.mark.parametrize("of", [("tiny",), RATIO, PRE], ids=["ffn_dim", "mlp_ratio", "translation"])
+@pytest.mark.parametrize("of", [("tiny",), RATIO, PRE, CARRY, ("ranknas_iwslt", ("luna",), 2)],
+                         ids=["ffn_dim", "mlp_ratio", "translation", "carry", "translation_carry"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form):
   this = case(*of)
   for i, genes in enumerate(this.genes):
@@ -51,7 +53,7 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form):
     close(logits, this.logits[i])
 
 
-@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE)])
+@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE), (4, CARRY)])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)
@@ -245,7 +247,7 @@ def test_counts_grow_with_every_size(full_size, draw, cost):
   genes = draw(this, 50)
   active, prices = np.asarray(this.active(genes)), table.exact(genes)
   for i, gene in enumerate(this.genes):
-    if gene.kind == "ordinal" and family.grows(gene, cost):
+    if gene.kind == "ordinal" and family.grows(this, gene, cost):
       more = genes.copy()
       more[:, i] += 1
       can = active[:, i] & (more[:, i] < len(gene.values))

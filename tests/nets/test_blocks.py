@@ -66,6 +66,39 @@ def test_softmax_attention_by_hand():
   assert carry is None
 
 
+def test_a_kind_knows_what_the_block_adds_to():
+  """What is normed before it, and nothing more than its input otherwise."""
+  seen = []
+
+  class Spy(Softmax):
+    def __call__(self, params, x, source, context, carry=None):
+      seen.append(context.residual)
+      return super().__call__(params, x, source, context, carry)
+
+  for pre_norm in (True, False):
+    blocks.attention_block(Spy(), draw(attention_tensors(Softmax())), X, Context(), pre_norm=pre_norm)
+  assert seen[0] is X and seen[1] is None
+
+
+def test_what_travels_is_kept_by_kind():
+  """A kind finds its own and leaves that of others; one that passes nothing on changes nothing."""
+  assert blocks.found(None, "a") is blocks.found({"b": 1}, "a") is None and blocks.found({"a": 2, "b": 1}, "a") == 2
+  assert blocks.passed({"a": 2, "b": 1}, "a", 3) == {"a": 3, "b": 1} and blocks.passed(None, "a", 3) == {"a": 3}
+  assert blocks.passed({"b": 1}, "a", None) == {"b": 1} and blocks.passed(None, "a", None) is None
+
+
+def test_what_the_first_layer_finds():
+  """Of kinds that pass something on only; a layer that is given it says what it says if it is given nothing."""
+  first = blocks.first_carry(KINDS, Sizes(6, 3, 4), X)
+  assert {"luna", "evolving"} <= first.keys() and not {"softmax", "linear", "mega"} & first.keys()
+  for name, carry in first.items():
+    params = draw(attention_tensors(KINDS[name]))
+    with_it, after = blocks.attention_block(KINDS[name], params, X, Context(), carry=carry)
+    without, other = blocks.attention_block(KINDS[name], params, X, Context())
+    jax.tree.map(lambda a, b: close(a, b, 1e-5), (with_it, after), (without, other))
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, carry)
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_masked_attention_is_sliced(kind):
   """4 of 6 channels and 2 of 3 heads live; the dead ones come out as exactly zero, whatever their parameters."""

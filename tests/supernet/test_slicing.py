@@ -76,3 +76,24 @@ def test_used_layer_by_layer():
   np.testing.assert_array_equal(np.broadcast_to(slicing.used(LARGE["w"], alive, layers), want.shape), want)
   plain = slicing.used(Tensor((2,), (None,), ZEROS), alive, layers)
   np.testing.assert_array_equal(np.broadcast_to(plain, (3, 2)), [[True] * 2, [False] * 2, [True] * 2])
+
+
+def test_a_divided_width_holds_every_number_of_heads():
+  """Width and heads of a projection trade; what is stored per head only is stored for the most heads, and of what is as
+  wide as a head, the widest."""
+
+  def cut(heads):
+    declared = {"w": Tensor((5, heads, 12 // heads), (None, "heads", "head_dim"), ZEROS),
+                "per_head": Tensor((heads, 7), ("heads", None), ZEROS),
+                "per_width": Tensor((12 // heads,), ("head_dim",), ZEROS)}
+    return slicing.Cut(declared, {name: f"x.{name}" for name in declared}, slicing.divided(declared, 4))
+
+  stored = slicing.union([cut(2), cut(4)])
+  assert {name: tensor.shape for name, tensor in stored.items()} == {
+      "x.w": (5, 4, 3), "x.per_head": (4, 7), "x.per_width": (6,)}
+  values = draw({name: tensor.shape for name, tensor in stored.items()})
+  for heads in (2, 4):
+    small = cut(heads).take(values)
+    np.testing.assert_array_equal(small["w"], values["x.w"].reshape(5, heads, -1))
+    np.testing.assert_array_equal(small["per_head"], values["x.per_head"][:heads])
+    np.testing.assert_array_equal(small["per_width"], values["x.per_width"][: 12 // heads])

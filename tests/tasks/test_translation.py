@@ -136,12 +136,14 @@ def test_build_takes_all_from_the_data(splits, network):
 
 @pytest.mark.parametrize("can, message", [
     (Can(causal=False), "space.decoder_kinds: 'cosformer' cannot be used there, it has no causal form"),
-    (Can(cross=False), "space.cross_kinds: 'cosformer' cannot be used there, it has no cross form")])
+    (Can(cross=False), "space.cross_kinds: 'cosformer' cannot be used there, it has no cross form"),
+    (Can(divides=False), "space.encoder_kinds: the heads of 'cosformer' cannot divide a fixed width, so space.encoder_heads"
+     " must be one number")])
 def test_kinds_are_refused_where_they_cannot_be(splits, can, message):
   other = type("Other", (Softmax,), {"can": can})()
   with pytest.raises(UserError, match=message):
     TASK.build(splits.info, SPACE, {"softmax": Softmax(), "cosformer": other})
-  TASK.build(splits.info, dataclasses.replace(SPACE, decoder_kinds=("softmax",), cross_kinds=("softmax",)),
+  TASK.build(splits.info, dataclasses.replace(SPACE, decoder_kinds=("softmax",), cross_kinds=("softmax",), encoder_heads=(2,)),
              {"softmax": Softmax(), "cosformer": other})
 
 

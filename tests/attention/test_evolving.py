@@ -1,0 +1,203 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.attention.base import Context, Sizes
+from nasformer.attention.evolving import Evolving
+from nasformer.attention.softmax import Softmax
+from nasformer.types import UserError
+
+SIZES = Sizes(6, 2, 3)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+@pytest.fixture(autouse=True)
+def double():
+  with jax.enable_x64(True):
+    yield
+
+
+def draw(seed, *shape):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def weights(kind, seed=0, sizes=SIZES):
+  return {name: 0.5 * draw(seed + i, *tensor.shape) for i, (name, tensor) in enumerate(kind.params(sizes).items())}
+
+
+def close(got, want, rtol=1e-9):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol * max(1, np.abs(b).max())), got, want)
+
+
+def stack(kind, layers, x, context=Context()):
+  """Layers on top of each other: outputs of all, each the input of the next, and what the last passes on."""
+  outs, carry = [], None
+  for p in layers:
+    out, carry = kind(p, x, x, context, carry)
+    outs, x = [*outs, out], x + out
+  return jnp.stack(outs), carry
+
+
+# -- the definition, of one example ------------------------------------------------------------------------------------
+
+
+def heads_of(p, name, x):
+  return jnp.stack([x @ p[name][:, n] + p[f"{name}_bias"][n] for n in range(p[name].shape[1])])
+
+
+def convolved(kernel, bias, maps, causal):
+  """Entry by entry: kernel[row, column] belongs to the entry (row - 1, column - 1) further on."""
+  heads, rows, columns = maps.shape
+  out = jnp.tile(bias[:, None, None], (1, rows, columns))
+  for row in range(2 if causal else 3):
+    for column in range(3):
+      moved = jnp.pad(maps, ((0, 0), (1, 1), (1, 1)))[:, row : row + rows, column : column + columns]
+      out += jnp.einsum("its,io->ots", moved, kernel[row, column])
+  return out
+
+
+def reference(kind, layers, x, causal):
+  below, outs = None, []
+  sees = np.tri(len(x)) if causal else np.ones((len(x), len(x)))
+  for number, p in enumerate(layers):
+    q, k, v = (heads_of(p, name, x) for name in ("query", "key", "value"))
+    maps = jnp.einsum("nth,nsh->nts", q, k) / np.sqrt(3) * sees
+    if below is not None:
+      mixed = (1 - kind.carry_mix) * maps + kind.carry_mix * below
+      new = convolved(p["maps"], p["maps_bias"], mixed, causal)
+      new = jnp.where(new > 0, new, kind.slope * new)
+      maps = (kind.conv_mix * new + (1 - kind.conv_mix) * mixed) * sees
+    below = maps
+    w = jnp.exp(maps) * sees
+    out = jnp.einsum("nts,nse->nte", w / w.sum(-1, keepdims=True), v)
+    out = jnp.einsum("nte,ned->td", out, p["out"]) + p["out_bias"]
+    if kind.dilated:
+      for tap, place in enumerate((-2, -1, 0) if causal else (-1, 0, 1)):
+        there = np.arange(len(x)) + place * 2**number
+        inside = ((there >= 0) & (there < len(x)))[:, None]
+        out += jnp.where(inside, x[np.clip(there, 0, len(x) - 1)], 0) @ p["tokens"][tap]
+      out += p["tokens_bias"]
+    outs, x = [*outs, out], x + out
+  return outs
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize("kind", [Evolving(0.7, 0.4, 0.2), Evolving(dilated=True)], ids=["maps", "dilated"])
+def test_equals_the_definition(kind, causal):
+  """Three layers, examples of two lengths: values, and gradients by everything."""
+  layers, x, slope, lengths = [weights(kind, i) for i in range(3)], draw(50, 2, 7, 6), draw(51, 3, 2, 7, 6), (7, 4)
+  mask = jnp.asarray(np.arange(7) < np.array(lengths)[:, None])
+
+  def dense(layers, x):
+    rows = [jnp.stack(reference(kind, layers, row[:n], causal)) for row, n in zip(x, lengths)]
+    return jnp.stack([jnp.pad(out, ((0, 0), (0, 7 - out.shape[1]), (0, 0))) for out in rows], axis=1)
+
+  ours = lambda layers, x: stack(kind, layers, x, Context(mask, mask, causal=causal))[0]
+  got, want = (quick(jax.value_and_grad(lambda *args, f=f: (f(*args) * slope).sum(), argnums=(0, 1)))(layers, x)
+               for f in (ours, dense))
+  close(got, want)
+  close(quick(ours)(layers, x), quick(dense)(layers, x))
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_mixing_it_is_softmax_attention(causal):
+  kind = Evolving(0.0, 0.0)
+  layers, x = [weights(kind, i) for i in range(2)], draw(50, 2, 5, 6)
+  close(stack(kind, layers, x, Context(causal=causal))[0], stack(Softmax(), layers, x, Context(causal=causal))[0])
+
+
+def test_an_identity_without_bend_is_a_running_mean():
+  """Of the maps of all layers, here of equal ones: so nothing changes."""
+  kind = Evolving(0.3, 1.0, 1.0)
+  p, x = weights(kind), draw(50, 2, 5, 6)
+  p |= {"maps": jnp.zeros((3, 3, 2, 2)).at[1, 1].set(jnp.eye(2)), "maps_bias": jnp.zeros(2)}
+  first, carry = kind(p, x, x, Context())
+  second, after = kind(p, x, x, Context(), carry)
+  close((second, after["maps"]), (first, carry["maps"]))
+
+
+def test_it_starts_near_the_identity():
+  tensor = Evolving().params(Sizes(64, 8, 8))["maps"]
+  kernel = tensor.init(jax.random.key(0), tensor.shape)
+  rest = kernel.at[1, 1].add(-jnp.eye(8))
+  assert np.abs(rest).max() < 0.1 and 0.015 < rest.std() < 0.025
+
+
+def test_nothing_leaks_through_many_layers():
+  kind = Evolving(dilated=True)
+  layers, x = [weights(kind, i) for i in range(4)], draw(50, 1, 9, 6)
+  run = quick(lambda x: stack(kind, layers, x, Context(causal=True))[0])
+  for first in (1, 5, 8):
+    wild = jnp.where(jnp.arange(9)[:, None] == first, 1e4, x)
+    np.testing.assert_array_equal(run(wild)[:, :, :first], run(x)[:, :, :first])
+
+
+def test_a_head_that_was_dead_below_takes_its_own_map():
+  """Then it is as if carry_mix were zero for it; the network of two heads that had one below says the same."""
+  kind = Evolving(0.8, 0.0)
+  p, x = weights(kind), draw(50, 2, 5, 6)
+  _, carry = kind(p, x, x, Context(keep_heads=jnp.array([True, False])))
+  _, after = kind(p, x, x, Context(), carry)
+  close(after["maps"][:, 1], kind(p, x, x, Context())[1]["maps"][:, 1])
+  assert not carry["maps"][:, 1].any() and carry["alive"].tolist() == [1, 0]
+  cut = {name: p[name][tuple(map(slice, tensor.shape))] for name, tensor in kind.params(Sizes(6, 1, 3)).items()}
+  _, small = kind(cut, x, x, Context())
+  assert small["maps"].shape == (2, 1, 5, 5)
+  close(kind(p, x, x, Context(), small)[1], after)
+
+
+@pytest.mark.parametrize("heads", [[2, 1, 2], [1, 2, 1]])
+def test_masked_heads_are_sliced_heads_all_the_way_up(heads):
+  kind = Evolving()
+  layers, x = [weights(kind, i) for i in range(3)], draw(50, 2, 5, 6)
+  carry = masked = kind.first_carry(SIZES, 2, 5, x.dtype)
+  for p, number in zip(layers, heads):
+    out, masked = kind(p, x, x, Context(keep_heads=jnp.arange(2) < number), masked)
+    cut = {name: p[name][tuple(map(slice, tensor.shape))] for name, tensor in kind.params(Sizes(6, number, 3)).items()}
+    want, carry = kind(cut, x, x, Context(), carry)
+    close((out, masked), (want, carry))
+    x = x + out
+
+
+def test_maps_of_another_shape_are_forgotten():
+  kind = Evolving()
+  p, x = weights(kind), draw(50, 2, 5, 6)
+  _, carry = kind(p, x[:, :3], x[:, :3], Context())
+  close(kind(p, x, x, Context(), carry)[0], kind(p, x, x, Context())[0])
+
+
+def test_a_decoder_needs_two_rows_of_the_kernel():
+  causal = dataclasses.replace(SIZES, causal=True)
+  assert Evolving().params(SIZES)["maps"].shape == (3, 3, 2, 2) and Evolving().params(causal)["maps"].shape == (2, 3, 2, 2)
+
+
+@pytest.mark.parametrize("length, products", [(128, 26_214_400), (1024, 1_677_721_600)])
+def test_reference_counts(length, products):
+  """H n² (d + e) + 9 H² n² with H = 8, d = e = 64; the causal kernel has six entries."""
+  sizes = Sizes(512, 8, 64)
+  assert Evolving().core_count(sizes, length, length, False).products == products
+  assert products - Evolving().core_count(sizes, length, length, True).products == 3 * 64 * length**2
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_count_of_the_dilated_form(count_products, causal):
+  kind = Evolving(dilated=True)
+  shapes = {name: jax.ShapeDtypeStruct(tensor.shape, jnp.float32) for name, tensor in kind.params(SIZES).items()}
+  x = jax.ShapeDtypeStruct((1, 5, 6), jnp.float32)
+  done = count_products(lambda p, x: kind(p, x, x, Context(causal=causal))[0], shapes, x)
+  assert kind.count(SIZES, 5, 5, causal).products == done
+  assert kind.count(SIZES, 5, 5).params == sum(leaf.size for leaf in shapes.values())
+
+
+@pytest.mark.parametrize("field", ["carry_mix", "conv_mix"])
+def test_shares_lie_between_0_and_1(field):
+  with pytest.raises(UserError, match=f"evolving.{field}=1.5: it must lie between 0 and 1"):
+    Evolving(**{field: 1.5})

@@ -1,0 +1,17 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nasformer.ops.toeplitz import toeplitz
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 5), (5, 3), (1, 4)])
+def test_entries_and_gradient_by_hand(rows, columns):
+  """Entry (i, j) is that of lag j - i; a lag collects the slopes of all its entries."""
+  lags = jnp.arange(rows + columns - 1.0)
+  place = np.array([[rows - 1 + j - i for j in range(columns)] for i in range(rows)])
+  np.testing.assert_array_equal(toeplitz(lags, rows, columns), place)
+  slope = np.arange(1.0, 1 + rows * columns).reshape(rows, columns)
+  got = jax.grad(lambda lags: (toeplitz(lags, rows, columns) * slope).sum())(lags)
+  np.testing.assert_allclose(got, np.bincount(place.ravel(), slope.ravel()))
