@@ -202,7 +202,7 @@ class Mega(Kind):
     kernel = jnp.pad(lags[0], ((0, 0), (size - 1, 0)))[:, ::-1]  # by the position of the key less that of the query
     if not causal:
       kernel = kernel + jnp.pad(lags[1], ((0, 0), (size - 1, 0)))
-    out = jnp.einsum("dts,dbks->dbkt", jax.vmap(lambda row: toeplitz(row, size, size))(kernel), x)
+    out = jnp.einsum("dts,dbks->dbkt", toeplitz(kernel, size, size), x)
     for way in range(directions if number > 1 else 0):
       back = way == 1
       write, read = p[way][..., None] * powers[way, ..., -2::-1], eta[way][..., None] * powers[way, ..., 1:]

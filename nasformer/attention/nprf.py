@@ -26,6 +26,7 @@ from nasformer.attention.base import Context, Core, Count, Tensor
 from nasformer.attention.favor import directions, exponents
 from nasformer.attention.kernel import divide, first_count, in_pieces, pieces, with_first
 from nasformer.ops import masks
+from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
 
 LONG = 6144  # queries and keys, on average, from which on transforms are quicker than matrix products
@@ -251,15 +252,6 @@ def transform_count(length: int) -> int:
 def is_long(queries: int, keys: int) -> bool:
   """Whether transforms are quicker than weights of all pairs."""
   return queries + keys >= 2 * LONG
-
-
-def toeplitz(weights: Float[Array, "*B lags"], queries: int, keys: int) -> Float[Array, "*B T S"]:
-  """The matrix of weights of j - i, which come from 1 - queries to keys - 1. By copies only: a gather is slow."""
-  length = queries + keys
-  ahead, behind = weights[..., queries - 1 :], weights[..., : queries - 1]
-  around = jnp.concatenate([ahead, jnp.zeros_like(weights[..., :1]), behind], axis=-1)
-  flat = jnp.tile(around, queries)[..., : queries * (length - 1)]  # so every row begins one place further left
-  return flat.reshape(*weights.shape[:-1], queries, length - 1)[..., :keys]
 
 
 def stretched(rows: int, columns: int) -> int:

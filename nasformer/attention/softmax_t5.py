@@ -10,7 +10,6 @@ layer has its own table, as layers may differ in kind and heads, and divides by 
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
@@ -62,8 +61,7 @@ class SoftmaxT5(Softmax):
     queries, keys = len(query_positions), len(key_positions)
     distances = key_positions[0] - query_positions[-1] + jnp.arange(queries + keys - 1)
     columns = jnp.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
-    table = params["distance_bias"].astype(masks.accumulator(q))[:, columns]
-    return jax.vmap(lambda row: toeplitz(row, queries, keys))(table)
+    return toeplitz(params["distance_bias"].astype(masks.accumulator(q))[:, columns], queries, keys)
 
   def _spread(self, params: Tensors, causal: bool) -> Tensors:
     """The table with a column for every distance instead of every bucket."""

@@ -9,7 +9,7 @@ import pytest
 from nasformer.attention import nprf
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.favor import directions
-from nasformer.attention.nprf import Nprf, fast_length, toeplitz, transform_count
+from nasformer.attention.nprf import Nprf, fast_length, transform_count
 from nasformer.types import UserError
 
 KIND = Nprf(features=6, max_distance=5)
@@ -156,13 +156,6 @@ def test_early_rows_of_a_rising_causal_bias_are_exact(monkeypatch):
   want = _run(kind, params, inputs, True, False)
   np.testing.assert_allclose(got[:, :64], want[:, :64], rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("queries, keys", [(1, 1), (1, 4), (4, 1), (3, 5)])
-def test_toeplitz_by_hand(queries, keys):
-  weights = np.arange(2.0 * (queries + keys - 1)).reshape(2, -1)
-  want = [[[row[j - i + queries - 1] for j in range(keys)] for i in range(queries)] for row in weights]
-  np.testing.assert_array_equal(toeplitz(jnp.asarray(weights), queries, keys), want)
 
 
 def test_fast_lengths():

@@ -12,6 +12,8 @@ def test_entries_and_gradient_by_hand(rows, columns):
   lags = jnp.arange(rows + columns - 1.0)
   place = np.array([[rows - 1 + j - i for j in range(columns)] for i in range(rows)])
   np.testing.assert_array_equal(toeplitz(lags, rows, columns), place)
+  both = toeplitz(jnp.stack([lags, 2 * lags])[None], rows, columns)
+  np.testing.assert_array_equal(both, np.stack([place, 2 * place])[None])
   slope = np.arange(1.0, 1 + rows * columns).reshape(rows, columns)
   got = jax.grad(lambda lags: (toeplitz(lags, rows, columns) * slope).sum())(lags)
   np.testing.assert_allclose(got, np.bincount(place.ravel(), slope.ravel()))
