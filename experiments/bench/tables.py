@@ -89,7 +89,8 @@ def price_flexibert(values: dict, embed_dim: int | None = None, ffn_dim: int | N
   for i in range(values["depth"]):
     layer = {name.rpartition(".")[2]: value for name, value in values.items() if name.startswith(f"layer.{i}.")}
     hidden = ffn_dim or layer["ffn_dim"]
-    total += _operation(width, layer) + _map(width, width) + (4 * width, 0)
+    norms = 1 if layer["kind"] == "LT" else 2
+    total += _operation(width, layer) + _map(width, width) + (2 * norms * width, 0)
     total += _map(width, hidden) + _map(hidden, width)
     for _ in range(layer["num_ffn"] - 1):
       total += _map(hidden, hidden)
