@@ -139,7 +139,7 @@ class Run:
       theirs = files.read_json(path)
       if not isinstance(theirs, Mapping) or "config" not in theirs:
         raise UserError(f"{path}: it does not describe an experiment; move it away or choose another --workdir")
-      difference = next(differences(theirs["config"], mine, "config"), None)
+      difference = next(differences(_completed(type(self.experiment), theirs["config"]), mine, "config"), None)
       if difference:
         raise UserError(f"--workdir={self.path} holds another experiment ({difference}): choose another directory, or go"
                         " back to the config that it was made with")
@@ -181,6 +181,14 @@ def commit() -> str | None:
     return ask("rev-parse", "--short", "HEAD").stdout.strip() + ("+" if changed else "")
   except (OSError, subprocess.CalledProcessError):
     return None
+
+
+def _completed(cls: type, theirs: Any) -> Any:
+  """A stored configuration with what was not yet a field when it was written; as it is, if it cannot be read any more."""
+  try:
+    return json.loads(json.dumps(config.to_json(config.from_json(cls, theirs))))
+  except UserError:
+    return theirs
 
 
 def differences(theirs: Any, mine: Any, where: str) -> Iterator[str]:

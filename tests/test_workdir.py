@@ -105,3 +105,10 @@ def test_device_and_commit():
 def test_the_command_is_one_that_can_be_typed(monkeypatch):
   monkeypatch.setattr(workdir.sys, "argv", ["/somewhere/main.py", "--workdir=x"])
   assert workdir.command_line() == ("python", "-m", "nasformer.main", "--workdir=x")
+
+
+def test_an_experiment_written_before_a_field_existed_is_the_same(finished, make_run, tmp_path):
+  tree = json.loads((finished / "experiment.json").read_text())
+  del tree["config"]["search"]["minimise"], tree["config"]["search"]["latency"]
+  (tmp_path / "experiment.json").write_text(json.dumps(tree))
+  make_run(tmp_path).begin()

@@ -44,7 +44,7 @@ def portion(kinds, number, least=1):
 class Images:
   """Encoder spaces, and networks that classify images. A row has its portion of all kinds, unless some are named."""
 
-  spaces, supernet, num = Encoder, Supernet, 12
+  spaces, supernet, num = Encoder, Supernet, 8
   inputs = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 6, 2)), jnp.float32)
   other = inputs.at[1].set(255 - inputs[1])
 
