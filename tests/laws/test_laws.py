@@ -43,8 +43,10 @@ def test_logits_are_those_of_the_sliced_network(case, name, form):
 
 
 @over_forms
-@pytest.mark.parametrize("of", [("tiny",), RATIO, PRE, CARRY, ("ranknas_iwslt", ("luna",), 2)],
-                         ids=["ffn_dim", "mlp_ratio", "translation", "carry", "translation_carry"])
+@pytest.mark.parametrize("of", [
+    pytest.param(("tiny",), marks=pytest.mark.slow), RATIO, PRE, CARRY,
+    pytest.param(("ranknas_iwslt", ("luna",), 2), marks=pytest.mark.slow),
+], ids=["ffn_dim", "mlp_ratio", "translation", "carry", "translation_carry"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form):
   this = case(*of)
   for i, genes in enumerate(this.genes):

@@ -21,6 +21,9 @@ SMALL = {  # of those that fit a model in every generation
     "nar": {"labels": 32, "batch": 16, "memory": 96, "pool": 512},
 }
 
+quick_strategies = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SMALL else name for name in TABLE])
+
 
 def make(name):
   return lookup(TABLE, name)(**(SMALL[name] if name in SMALL else {}))
@@ -55,14 +58,16 @@ def best_linear(domain, name, scorer):
   return np.array(best)
 
 
-@pytest.mark.parametrize("name", sorted(TABLE.keys() - {"random"}))
+@quick_strategies
 def test_beats_chance_on_random_linear_objectives(toy, name):
+  if name == "random":
+    pytest.skip("it is chance")
   domain = toy.make(6)
   mine, chance = (best_linear(domain, who, toy.scorer) for who in (name, "random"))
   assert mine.mean() > chance.mean() and (mine >= chance).sum() >= 5
 
 
-@strategies
+@quick_strategies
 def test_several_objectives_give_the_front_of_the_toy(toy, name):
   """Quality against both costs, within two limits: most of the true front is found."""
   domain = toy.small
@@ -76,7 +81,7 @@ def test_several_objectives_give_the_front_of_the_toy(toy, name):
   assert len(found & best) >= 0.8 * len(best) > 3
 
 
-@strategies
+@quick_strategies
 def test_the_front_is_repeated_from_a_log_where_scores_fail(toy, name):
   """With two objectives and NaN for a third of the networks."""
   domain = toy.large
@@ -143,7 +148,7 @@ def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   assert sum(calls.values()) == 4 - int(kept)
 
 
-@strategies
+@quick_strategies
 def test_programs_compiled_do_not_depend_on_the_generations(toy, name):
   """A short search compiles all that a longer one needs."""
   compiled, counts = [], []
@@ -176,7 +181,7 @@ def test_every_network_is_scored_once(toy, name):
   assert last.asked == sum(len(generation.trials) for generation in run) + last.duplicates and last.duplicates > 0
 
 
-@strategies
+@quick_strategies
 def test_each_limit_counts_whom_it_turned_away(toy, name):
   domain = toy.large
   run = search(domain, name, toy.scorer(domain.space), 3)
