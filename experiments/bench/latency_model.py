@@ -35,7 +35,8 @@ from nasformer.predict.boosted import Boosted
 from nasformer.predict.hat_mlp import HatMlp
 from nasformer.predict.linear import Linear
 
-MODELS = {"linear": Linear(), "HAT's MLP": HatMlp(), "boosted trees": Boosted(leaf_rows=20), "ours": Additive(), "ours, usual state": Additive(),
+MODELS = {"linear": Linear(), "HAT's MLP": HatMlp(), "boosted trees": Boosted(leaf_rows=20), "ours": Additive(),
+          "ours, usual state": Additive(),
           "linear + state": Additive(products=False), "ours + state": Additive()}
 SETTINGS = {"linear + state": Additive(products=False), **{f"ours, tail {t:g}": Additive(tail=t) for t in (4.0, 30.0, 1e6)}}
 

@@ -1,8 +1,8 @@
 """Latency as a sum over layers, measured on a machine whose speed drifts; ours.
 
 The time of a layer is a sum of products of two sizes: its own, or its own and one of the whole network. Measurements that
-follow one another share the state of the machine (clock, temperature, other processes): in the public tables of HAT whole
-stretches of rows are a quarter slower than the rest, which no feature of an architecture can tell. So the model is
+follow one another share the state of the machine: in HAT's three Titan Xp tables whole stretches of rows are about a quarter
+slower than the rest, encoder and decoder alike. The cause is not recorded; features of an architecture do not show it. So
 
   y_e = f(x_e) (1 + s_e + noise),
 

@@ -2,8 +2,8 @@
 
 The scoring function of the paper is a boosted tree, and that of the released code is trained by plain regression
 (`nasformer.predict.boosted`). Ours is trained with the pair loss that the paper describes. Its score is linear in sums over
-layers of products of two features; hidden units beside that lowered the rank agreement at every number of labels
-(`experiments/bench/rankers.py`), so there are none unless asked for.
+layers of products of two features. Hidden units beside that are off by default: they ranked worse in trials with few splits;
+`experiments/bench/rankers.py` has a row for them.
 """
 
 import dataclasses
