@@ -46,6 +46,7 @@ def test_tiers_and_score_agree(labelled):
   assert mean_tier[best[:8]].mean() > mean_tier[best[-8:]].mean() + 1
 
 
+@pytest.mark.slow
 def test_the_decoder_reads_every_tier(labelled):
   """Another mean encoding of any tier changes the probabilities."""
   inputs, targets = labelled(20)

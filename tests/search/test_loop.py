@@ -38,7 +38,7 @@ def trials(run):
   return [trial for generation in run for trial in generation.trials]
 
 
-@strategies
+@quick_strategies
 def test_finds_the_toy_optimum_within_budget(toy, name):
   domain = toy.small
   everything = domain.space.everything()
