@@ -6,8 +6,8 @@ Every split is a seeded permutation of a table: its last rows are held out, the 
 splits. Columns: Kendall tau on the rows held out; regret, in the unit of the target, of the network ranked first and of the
 best of the five ranked first, against the best one held out. Mean and standard deviation over the splits. "params" and
 "flops" need no labels; `tables.py` says how they are counted. The fields of every predictor are its defaults unless the row
-says otherwise. The settings of "pairwise" (and the steps of "nar" and the leaf size of "lightgbm") were chosen on held-out rows of these same tables, with the
-same splits, so the figures of these rows are somewhat flattering; on other tables nothing was chosen.
+says otherwise. The settings of "pairwise" (and the steps of "nar" and the leaf size of "lightgbm") were chosen on held-out
+rows of these same tables, with the same splits, so the figures of these rows are somewhat flattering; on other tables nothing was chosen.
 """
 
 import functools
