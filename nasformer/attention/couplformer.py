@@ -62,10 +62,11 @@ class Couplformer(Core):
       k, v = (jnp.where(seen[..., None, None], x, 0) for x in (k, v))
     maps = []
     for number, (axis, axes) in enumerate(((2, "byxnh,bzxnh->bnyz"), (1, "byxnh,byznh->bnxz")), start=1):
-      logits = jnp.einsum(axes, q, k, preferred_element_type=masks.accumulator(q))
+      scaled = q
       if self.side_scale:
-        side = q.shape[axis] if seen is None else seen.any(3 - axis).sum(-1)[:, None, None, None]
-        logits = logits / jnp.sqrt(jnp.maximum(side, 1))
+        side = q.shape[axis] if seen is None else seen.any(3 - axis).sum(-1).reshape(-1, 1, 1, 1, 1)
+        scaled = q / jnp.sqrt(jnp.maximum(side, 1)).astype(q.dtype)
+      logits = jnp.einsum(axes, scaled, k, preferred_element_type=masks.accumulator(q))
       mask = None if seen is None else seen.any(axis)[:, None, None]
       maps.append(self._drop(masks.softmax(logits, mask), context, number))
     out = _apply(*(weights.astype(v.dtype) for weights in maps), v)

@@ -166,7 +166,7 @@ class Luna(Kind):
     q, k, w = (part[:, 0].astype(state["keys"].dtype) for part in self._read(params, x, x, state["slots"]))
     state = state | {"keys": state["keys"] + jnp.einsum("bnh,bnl->bnhl", k, w),
                      "values": state["values"] + jnp.einsum("bnl,bnh->bnlh", w, k)}
-    weights = jax.nn.softmax(jnp.einsum("bnh,bnhl->bnl", q, state["keys"]) / (position + 1))
+    weights = jax.nn.softmax(jnp.einsum("bnh,bnhl->bnl", q / (position + 1), state["keys"]))
     out = jnp.einsum("bnl,bnlh->bnh", weights, state["values"]) / (position + 1)
     return self._join(params, out[:, None].astype(x.dtype)), state, carry
 
@@ -220,11 +220,12 @@ def _in_chunks(queries, keys, xs) -> Float[Array, "B T N H"]:
 
   def chunk(state, xs):
     q, k, w, seen, stay = (None if x is None else jnp.moveaxis(x, 2, 1) if x.ndim > 2 else x[:, None, :, None] for x in xs)
+    q = q / seen  # not the logits: a compiler may divide them twice, for the maximum and for what it is taken from
     near = jnp.einsum("bnth,bnsh->bnts", q, k) * past
     logits = jnp.einsum("bnts,bnsl->bntl", near, w)
     if number > 1:
       logits += jnp.einsum("bnth,bnhl->bntl", q, state[0])
-    weights = jax.nn.softmax(logits / seen)
+    weights = jax.nn.softmax(logits)
     weights = weights if stay is None else weights * stay
     out = jnp.einsum("bnts,bnsh->bnth", jnp.einsum("bntl,bnsl->bnts", weights, w) * past, k)
     if number > 1:

@@ -137,10 +137,11 @@ class Mega(Kind):
 
   def _attend(self, q, k, v, mask, bias, context, copies=1):
     """f(q · k / τ + b) v."""
+    q = q / math.sqrt(q.shape[-1]) if self.activation == "softmax" else q
     logits = jnp.einsum("bth,bsh->bts", q, k, preferred_element_type=masks.accumulator(q))
     bias = jnp.tile(bias.astype(logits.dtype), copies)
     if self.activation == "softmax":
-      weights = masks.softmax(logits / math.sqrt(q.shape[-1]) + bias, mask)
+      weights = masks.softmax(logits + bias, mask)
     else:
       weights = self._unnormalised(logits, bias, mask, copies)
     if context.dropout_key is not None:
