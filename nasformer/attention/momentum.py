@@ -121,7 +121,7 @@ class Momentum(Linear):
       update = wide + mu * carry["update"]
     return (self.residual_gamma * update).astype(out.dtype), {"update": update, "out": wide}
 
-  # -- helpers ------------------------------------------------------------------------------------------------------
+  # -- its two sums ---------------------------------------------------------------------------------------------------
 
   def _powers(self, size):
     """μ^l and 1 + μ + ... + μ^l; never by a division by 1 - μ."""
