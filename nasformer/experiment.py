@@ -187,6 +187,8 @@ class Experiment:
     space: what can be chosen.
     task: network, loss and metrics.
     kinds: attention kinds that the space uses, by name, with their settings.
+    share_projections: one set of query, key, value and output projections for all kinds of a layer in the supernet, so that it
+      takes less memory and every kind's training reaches the others; by default each has its own (OpenNLPLab/mixFormer).
     sampling: which networks a supernet step draws.
     train: the supernet's training.
     search: the search.
@@ -200,6 +202,7 @@ class Experiment:
   space: Any = component("nasformer.space", "tiny", "space")
   task: Any = component("nasformer.tasks", "image_classification", "task")
   kinds: Mapping[str, Any] = components("nasformer.attention", (), "attention kind")
+  share_projections: bool = False
   sampling: Sampling = Sampling()
   train: Training = Training()
   search: Search = Search()

@@ -65,7 +65,8 @@ class Run:
   def supernet(self) -> Any:
     experiment = self.experiment
     net = experiment.task.build(self.splits.info, experiment.space, experiment.kinds)
-    return lookup(supernet.BY_NETWORK, type(net).__name__, "network family")(experiment.space, net)
+    return lookup(supernet.BY_NETWORK, type(net).__name__, "network family")(experiment.space, net,
+                                                                                  experiment.share_projections)
 
   def key(self, seed: int, purpose: str) -> Array:
     """The random key of one purpose; purposes do not share randomness."""
@@ -155,7 +156,8 @@ class Run:
     return {
         "config": experiment, "command": list(self.command),
         "versions": {"nasformer": nasformer.__version__, "python": platform.python_version(), **versions},
-        "device": device(), "commit": commit(), "counting": self.supernet.net.counting, "dataset": dataset, "headline": self.experiment.task.headline,
+        "device": device(), "commit": commit(), "counting": self.supernet.net.counting, "dataset": dataset,
+        "headline": self.experiment.task.headline,
     }
 
 

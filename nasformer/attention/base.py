@@ -149,6 +149,7 @@ class Kind:
   """Base of all attention kinds."""
 
   can: ClassVar[Can] = Can()
+  alike: ClassVar[tuple[str, ...]] = ()  # tensors that mean the same in every kind that names them here, and may be one
 
   def params(self, sizes: Sizes) -> dict[str, Tensor]:
     """The tensors of a layer of these sizes."""
@@ -198,6 +199,8 @@ class Kind:
 @dataclasses.dataclass(frozen=True)
 class Core(Kind):
   """A kind that is a function of queries, keys and values: this class projects, and adds the heads up again."""
+
+  alike: ClassVar[tuple[str, ...]] = ("query", "query_bias", "key", "key_bias", "value", "value_bias", "out", "out_bias")
 
   def core_params(self, sizes: Sizes) -> dict[str, Tensor]:
     """Tensors beyond the four projections."""

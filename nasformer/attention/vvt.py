@@ -7,6 +7,7 @@ square and have no biases.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class Vvt(Vicinity):
     reduction: how many times narrower than those of other kinds the heads are.
   """
 
+  alike: ClassVar[tuple[str, ...]] = ()  # of another width than everybody's
   reduction: int = 2
 
   def params(self, sizes):

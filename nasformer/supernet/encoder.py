@@ -26,15 +26,15 @@ ImageBatch = Shaped[Array, "B height width channels"]
 class Supernet:
   """All networks of an encoder space in one set of parameters: {"stem", "layers", "head"}, layers stacked.
 
-  Attention kinds share the norms and MLPs of their layer but not their projections (as in OpenNLPLab/mixFormer).
-
   Attributes:
     space: what can be chosen.
     net: what cannot.
+    share_projections: whether the attention kinds of a layer share projections, as they share its norms and its MLP.
   """
 
   space: Encoder
   net: VisionNet
+  share_projections: bool = False
 
   def module(self, spec: EncoderSpec) -> VisionTransformer:
     """The small network of a spec."""
@@ -64,12 +64,10 @@ class Supernet:
     layer_on = jnp.arange(space.max_depth) < reading.depth
     keep = self._keep(reading)
     alive = {"embed": keep.embed, "heads": keep.heads, "ffn": keep.ffn}
-    kind_of = {name: kind for kind in space.kinds for name in self._attention_cut(1, kind, 1).names.values()
-               if name.startswith(f"{kind}.")}
+    users = slicing.users([self._attention_cut(1, kind, 1)] for kind in space.kinds)
 
     def of_layer(name, tensor):
-      on = layer_on & (reading.kind == space.kinds.index(kind_of[name])) if name in kind_of else layer_on
-      return slicing.used(tensor, alive, on)
+      return slicing.used(tensor, alive, layer_on & jnp.isin(reading.kind, users[name]) if name in users else layer_on)
 
     declared = self.declared
     return {"stem": {name: slicing.used(tensor, alive) for name, tensor in declared["stem"].items()},
@@ -87,8 +85,8 @@ class Supernet:
 
   def _attention_cut(self, embed_dim: int, kind: str, num_heads: int) -> slicing.Cut:
     declared = self.net.attention_tensors(embed_dim, LayerSpec(kind, num_heads, self.space.head_dim, 0))
-    shared = blocks.norm_tensors(embed_dim)
-    names = {name: f"attention.{name}" if name in shared else f"{kind}.{name}" for name in declared}
+    common = (*blocks.norm_tensors(embed_dim), *(self.net.kind(kind).alike if self.share_projections else ()))
+    names = {name: f"attention.{name}" if name in common else f"{kind}.{name}" for name in declared}
     return slicing.Cut(declared, names, declared)
 
   def _mlp_cut(self, embed_dim: int, ffn_dim: int) -> slicing.Cut:

@@ -90,6 +90,15 @@ def union(cuts: Iterable[Cut]) -> dict[str, Tensor]:
   return stored
 
 
+def users(cuts: Iterable[Iterable[Cut]]) -> dict[str, Array]:
+  """Which of several choices use each stored tensor, by number, where every choice has these cuts."""
+  found: dict[str, list[int]] = {}
+  for number, mine in enumerate(cuts):
+    for name in {name for cut in mine for name in cut.names.values()}:
+      found.setdefault(name, []).append(number)
+  return {name: jnp.asarray(numbers) for name, numbers in found.items()}
+
+
 def _lead(leaf, shape, layer):
   if layer is None:
     return leaf if leaf.shape == shape else leaf[tuple(slice(size) for size in shape)]

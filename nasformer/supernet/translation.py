@@ -31,15 +31,15 @@ Logits = Float[Array, "B T V"]
 class TranslationSupernet:
   """All networks of a translation space in one set of parameters: {"ends", "encoder", "decoder"}, layers stacked.
 
-  Attention kinds share the norms and MLPs of their layer but not their projections.
-
   Attributes:
     space: what can be chosen.
     net: what cannot.
+    share_projections: whether the attention kinds of a module share projections, as they share its norm.
   """
 
   space: Translation
   net: TranslationNet
+  share_projections: bool = False
 
   def module(self, spec: TranslationSpec) -> TranslationTransformer:
     """The small network of a spec."""
@@ -82,20 +82,21 @@ class TranslationSupernet:
     def of_layers(side):
       rows = getattr(reading, side)
       on = jnp.arange(len(rows["ffn_dim"])) < getattr(reading, f"{side}_depth")
-      source = {"source": width["encoder"]}
+      users = slicing.users([self._attention_cut(side, 1, kind, 1)] for kind in space.fields[side]["kind"])
+      if side == "decoder":
+        users |= slicing.users([self._cross_cut(1, 1, kind, 1)] for kind in space.cross_kinds)
 
       def of_tensor(name, tensor):
-        module, _, rest = name.partition(".")
-        alive = {"embed": width[side], "ffn": keep[side].ffn} | source
-        if module not in ("attention", "cross") or "." not in rest:
+        module = name.partition(".")[0]
+        alive = {"embed": width[side], "ffn": keep[side].ffn, "source": width["encoder"]}
+        if module not in ("attention", "cross"):
           return slicing.used(tensor, alive, on)
-        gene, heads, kinds = (("kind", "num_heads", space.fields[side]["kind"]) if module == "attention"
-                              else ("cross_kind", "cross_num_heads", space.cross_kinds))
+        gene, heads = ("kind", "num_heads") if module == "attention" else ("cross_kind", "cross_num_heads")
         options = space.fields[side][heads]
         number = jnp.asarray(options)[rows[heads]]
         alive["heads"] = jax.vmap(lambda n: masks.leading(max(options), n))(number)
         alive["head_dim"] = jax.vmap(lambda n: masks.leading(space.qkv_dim // min(options), n))(space.qkv_dim // number)
-        return slicing.used(tensor, alive, on & (rows[gene] == kinds.index(rest.partition(".")[0])))
+        return slicing.used(tensor, alive, on & jnp.isin(rows[gene], users[name]))
 
       return {name: of_tensor(name, tensor) for name, tensor in self.declared[side].items()}
 
@@ -127,8 +128,8 @@ class TranslationSupernet:
     return self._cut(self.net.cross_tensors(dim, source_dim, layer), "cross", kind, max(self.space.cross_heads))
 
   def _cut(self, declared, module, kind, most_heads) -> slicing.Cut:
-    shared = blocks.norm_tensors(1)
-    names = {name: f"{module}.{name}" if name in shared else f"{module}.{kind}.{name}" for name in declared}
+    common = (*blocks.norm_tensors(1), *(self.net.kind(kind).alike if self.share_projections else ()))
+    names = {name: f"{module}.{name}" if name in common else f"{module}.{kind}.{name}" for name in declared}
     return slicing.Cut(declared, names, slicing.divided(declared, most_heads))
 
   def _mlp_cut(self, dim, ffn_dim) -> slicing.Cut:

@@ -147,7 +147,10 @@ FAMILIES = (Images(), Translations())
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-  """A small supernet of a row, parameters of which none is zero, a batch, and random genomes."""
+  """A small supernet of a row, parameters of which none is zero, a batch, and random genomes.
+
+  Kinds share projections in every other row.
+  """
 
   name: str
   family: Any
@@ -202,7 +205,7 @@ class Case:
 @functools.cache
 def make_case(name, kinds=(), num=None):
   family, rng = family_of(name), np.random.default_rng(0)
-  supernet = family.supernet(family.shrunk(name, kinds), family.net(name))
+  supernet = family.supernet(family.shrunk(name, kinds), family.net(name), row_number(name, family.spaces) % 2 == 1)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
   return Case(name, family, supernet, params, jnp.asarray(draw(supernet.space, num or family.num)))

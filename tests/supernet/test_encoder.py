@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,20 @@ def test_stored_tensors(small):
       "patch": (8, 6), "patch_bias": (6,), "position": (7, 6), "class": (6,)}
   assert {name: leaf.shape for name, leaf in params["head"].items()} == {
       "norm_scale": (6,), "norm_bias": (6,), "classes": (6, 3), "classes_bias": (3,)}
+
+
+def test_kinds_may_share_projections(small):
+  """Then they are stored once, and networks that differ in kinds alone use the same numbers."""
+  shared = dataclasses.replace(small.supernet, share_projections=True)
+  names = {name.removeprefix("linear.").removeprefix("softmax.") for name in small.supernet.declared["layers"]}
+  assert {name.removeprefix("attention.") for name in shared.declared["layers"]} == {
+      name.removeprefix("attention.") for name in names}
+  layers = [dataclasses.replace(layer, kind="softmax") for layer in SPEC.layers]
+  genes = [jnp.asarray(small.space.encode(dataclasses.replace(SPEC, layers=tuple(mine)))) for mine in (SPEC.layers, layers)]
+  jax.tree.map(np.testing.assert_array_equal, *map(shared.used, genes))
+  used = jax.tree.map(lambda mask, tensor: np.broadcast_to(mask, (3, *tensor.shape)).sum(), shared.used(genes[0])["layers"],
+                      shared.declared["layers"])
+  assert used["attention.query"] == 4 * 3 * 4  # three heads in two layers, of width 4, from width 4
 
 
 def test_initial_layers_differ_and_repeat(small):

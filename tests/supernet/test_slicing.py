@@ -97,3 +97,11 @@ def test_a_divided_width_holds_every_number_of_heads():
     np.testing.assert_array_equal(small["w"], values["x.w"].reshape(5, heads, -1))
     np.testing.assert_array_equal(small["per_head"], values["x.per_head"][:heads])
     np.testing.assert_array_equal(small["per_width"], values["x.per_width"][: 12 // heads])
+
+
+def test_users_of_stored_tensors():
+  """By the number of the choice; a tensor that one choice needs in several shapes has it once."""
+  w = {"w": Tensor((2,), (None,), ZEROS)}
+  cut = lambda name: slicing.Cut(w, {"w": name}, w)
+  found = slicing.users([[cut("all"), cut("mine")], [cut("all"), cut("all")]])
+  assert {name: numbers.tolist() for name, numbers in found.items()} == {"all": [0, 1], "mine": [0]}
