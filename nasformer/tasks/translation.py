@@ -22,7 +22,7 @@ from nasformer.space.translation import Translation as TranslationSpace
 from nasformer.tasks.base import check_parts
 from nasformer.types import Params, TranslationSpec, UserError
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 _SWEEP = (10, 30, 100, 300, 1000)  # tokens
 
 
