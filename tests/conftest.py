@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import io
 import math
 import os
@@ -30,11 +31,19 @@ MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
 MICRO_TEXT = f"--config={ROOT / 'tests' / 'micro_text.py'}"
 
 
+def pytest_collection_finish():
+  """What is imported stays, and tracing makes objects by the million: rubbish among them is looked for less often."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(100_000, 50, 50)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget():
   """Drops compiled programs after each file: kept to the end, they would fill gigabytes."""
   yield
   jax.clear_caches()
+  gc.collect()
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
