@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import gc
 import io
 import math
 import os
@@ -31,11 +30,11 @@ MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
 MICRO_TEXT = f"--config={ROOT / 'tests' / 'micro_text.py'}"
 
 
-def pytest_collection_finish():
-  """What is imported stays, and tracing makes objects by the million: rubbish among them is looked for less often."""
-  gc.collect()
-  gc.freeze()
-  gc.set_threshold(100_000, 50, 50)
+def pytest_configure(config):
+  """Compiled programs are kept in pytest's cache: both workers share them, and the next run compiles only what has changed."""
+  jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +42,6 @@ def forget():
   """Drops compiled programs after each file: kept to the end, they would fill gigabytes."""
   yield
   jax.clear_caches()
-  gc.collect()
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
