@@ -61,7 +61,7 @@ def test_run_again_nothing_changes(run, contents):
 
 def test_killed_and_started_again(text_program, finished_text, tmp_path):
   path, rng = tmp_path / "run", random.Random(time.time_ns())
-  for _ in range(4):
+  for _ in range(2):
     process = text_program.start(f"--workdir={path}")
     time.sleep(rng.uniform(3, 15))
     process.send_signal(signal.SIGKILL)
