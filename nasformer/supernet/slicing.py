@@ -12,6 +12,7 @@ from typing import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 from nasformer.attention.base import Tensor, Tensors
@@ -90,13 +91,13 @@ def union(cuts: Iterable[Cut]) -> dict[str, Tensor]:
   return stored
 
 
-def users(cuts: Iterable[Iterable[Cut]]) -> dict[str, Array]:
+def users(cuts: Iterable[Iterable[Cut]]) -> dict[str, np.ndarray]:
   """Which of several choices use each stored tensor, by number, where every choice has these cuts."""
   found: dict[str, list[int]] = {}
   for number, mine in enumerate(cuts):
-    for name in {name for cut in mine for name in cut.names.values()}:
+    for name in dict.fromkeys(name for cut in mine for name in cut.names.values()):
       found.setdefault(name, []).append(number)
-  return {name: jnp.asarray(numbers) for name, numbers in found.items()}
+  return {name: np.array(numbers) for name, numbers in found.items()}
 
 
 def _lead(leaf, shape, layer):
