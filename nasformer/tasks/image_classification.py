@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from nasformer.attention.base import Kind
 from nasformer.data.augment import Augment
 from nasformer.data.base import Info, Split
-from nasformer.nets.vision import Vision, VisionNet, VisionTransformer
+from nasformer.nets.encoder import EncoderTransformer
+from nasformer.nets.vision import Vision, VisionNet
 from nasformer.ops import losses, metrics
 from nasformer.space.encoder import Encoder
 from nasformer.tasks.base import check_parts
@@ -76,14 +77,14 @@ class ImageClassification:
     """What a network of this family takes, filled with zeros."""
     return jnp.zeros((batch_size, *net.image_shape), jnp.uint8)
 
-  def timed(self, network: VisionTransformer) -> Callable:
+  def timed(self, network: EncoderTransformer) -> Callable:
     """What latency is measured on: (variables, example) -> anything."""
     return network.apply
 
-  def prefill(self, network: VisionTransformer) -> None:
+  def prefill(self, network: EncoderTransformer) -> None:
     """The part of that which reads before writing: there is none."""
 
-  def judge(self, network: VisionTransformer, params: Params, split: Split, info: Info,
+  def judge(self, network: EncoderTransformer, params: Params, split: Split, info: Info,
             limit: int | None = None) -> dict[str, float]:
     """What is measured in the end beside `metrics`: nothing."""
     return {}
@@ -96,7 +97,7 @@ class ImageClassification:
     """How exactly the metrics of `judge` were computed, by name."""
     return {}
 
-  def deployed(self, network: VisionTransformer, info: Info, workdir: pathlib.Path) -> Callable:
+  def deployed(self, network: EncoderTransformer, info: Info, workdir: pathlib.Path) -> Callable:
     """What people use: (params, images) -> logits, jitted."""
     run = jax.jit(lambda params, images: network.apply({"params": params}, images))
 
