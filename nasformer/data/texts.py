@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Callable, Literal, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Texts(base.Dataset):
     lengths: to which batches are padded, ascending; the last must be `max_length` or more.
   """
 
-  vocabulary: Literal["bytes", "unigram", "bpe"] = BYTES
+  vocabulary: str = BYTES
   vocab_size: int = 8000
   max_length: int = 256
   lengths: tuple[int, ...] = (64, 128, 256)

@@ -7,7 +7,7 @@ classifier then reads zeros.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ class Sequence:
   """
 
   patch_size: int = 1
-  positions: Literal["learned", "sinusoidal"] = "learned"
-  pooling: Literal["mean", "max"] = "mean"
+  positions: str = "learned"
+  pooling: str = "mean"
   activation: str = "relu"
   dropout: float = 0.0
   stochastic_depth: float = 0.0
