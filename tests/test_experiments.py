@@ -15,6 +15,8 @@ from nasformer import config, stages, workdir
 from nasformer.data import TABLE
 from nasformer.data.base import Info, Splits
 from nasformer.data.parallel import Parallel, TextInfo
+from nasformer.data.series import Series, SeriesInfo
+from nasformer.data.texts import BYTES, Texts, TextsInfo
 from nasformer.experiment import Experiment
 from nasformer.nets.blocks import decayed
 from nasformer.nets.translation import TranslationNet
@@ -56,6 +58,15 @@ def load(case):
     vars(run)["splits"] = Splits(TextInfo(name, *languages, size, size, experiment.data.joint, experiment.data.max_length,
                                           experiment.data.lengths, "", "0"), {})
     return run
+  data = experiment.data
+  if isinstance(data, Texts):
+    size = 256 if data.vocabulary == BYTES else data.vocab_size
+    vars(run)["splits"] = Splits(TextsInfo(name, 2, ("no", "yes"), data.vocabulary, size, data.max_length, data.lengths, "",
+                                           ""), {})
+    return run
+  if isinstance(data, Series):
+    vars(run)["splits"] = Splits(SeriesInfo(name, 2, ("no", "yes"), data.max_length, (data.max_length,), "", (0.0,), (1.0,)), {})
+    return run
   height, width, channels = SHAPES[name]
   side = experiment.data.image_size
   shape = (side or height, side or width, channels)
@@ -70,6 +81,9 @@ def batch_of(run, size):
     rows = size // length
     tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     return {"source": tokens, "target": tokens, "weight": jax.ShapeDtypeStruct((rows,), jnp.float32)}
+  if hasattr(run.splits.info, "max_length"):
+    values, length = jax.eval_shape(lambda: run.experiment.task.example(run.supernet.net, size))
+    return {"values": values, "length": length, "label": length, "mask": jax.ShapeDtypeStruct((size,), bool)}
   return {"image": jax.ShapeDtypeStruct((size, *run.splits.info.image_shape), jnp.uint8),
           "label": jax.ShapeDtypeStruct((size,), jnp.int32)}
 

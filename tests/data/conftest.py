@@ -8,16 +8,19 @@ tell its number, in each language.
 import dataclasses
 import gzip
 import io
+import json
 import os
 import pathlib
 import tarfile
 import types
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nasformer.data import TABLE, base
+from nasformer.data.parallel import Parallel
 from nasformer.data.vocabulary import Vocabularies
 from nasformer.registry import lookup
 
@@ -154,7 +157,78 @@ def write_tfds(root: pathlib.Path, **parts) -> None:
   Copy(data_dir=root, file_format="array_record").download_and_prepare()
 
 
+REVIEWS = {part: [(sentence("en", first + i), i % 2) for i in range(num)]
+           for part, first, num in (("train", 0, 80), ("dev", 1000, 20), ("test", 2000, 24))}  # text and label
+
+
+def write_imdb(root: pathlib.Path) -> None:
+  """The last training review is a test review too."""
+  for name, rows in (("train", [*REVIEWS["train"], REVIEWS["test"][0]]), ("test_a", REVIEWS["test"])):
+    lines = [json.dumps({"id": "x", "label": label, "rating": 3, "text": text}) for text, label in rows]
+    write_lines(root / "imdb" / f"imdb_{name}.jsonl.gz", lines)
+
+
+def write_sst2(root: pathlib.Path) -> None:
+  for part, rows in REVIEWS.items():
+    write_lines(root / "sst2" / f"{part}.tsv.gz", [f"{text}\t{label}" for text, label in rows])
+
+
+def write_zip(path: pathlib.Path, members: dict[str, str | bytes]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with zipfile.ZipFile(path, "w") as archive:
+    for name, content in members.items():
+      archive.writestr(name, content)
+
+
+def write_cola(root: pathlib.Path) -> None:
+  names = {"in_domain_train": "train", "in_domain_dev": "dev", "out_of_domain_dev": "test"}
+  write_zip(root / "cola" / "cola_public.zip", {
+      f"cola_public/raw/{name}.tsv": "".join(f"gj04\t{label}\t\t{text}\n" for text, label in REVIEWS[part])
+      for name, part in names.items()})
+
+
+def write_polarity(root: pathlib.Path) -> None:
+  rows = [row for part in REVIEWS.values() for row in part]
+  write_zip(root / "sentence_polarity" / "sentence_polarity.zip", {
+      f"sentence_polarity/rt-polarity.{name}": "".join(f"caf\xe9 {text}\n" for text, kind in rows if kind == label).encode(
+          "latin-1") for label, name in enumerate(("neg", "pos"))})
+
+
+def write_labelled(root: pathlib.Path) -> None:
+  write_lines(root / "reviews.tsv", ["label\ttext", *(f"{'no yes'.split()[label]}\t{text}" for text, label in
+                                                     [*REVIEWS["train"], *REVIEWS["dev"]])])
+
+
+def waves(num: int, first: int, channels: int = 2) -> list[str]:
+  """Cases of 5 to 8 steps in the format of .ts files; two classes, and every case has other numbers."""
+  rows = []
+  for i in range(first, first + num):
+    values = [[round((i % 2 * 2 - 1) * (step + 1) + 0.01 * i + channel, 3) for step in range(5 + i % 4)]
+              for channel in range(channels)]
+    rows.append(":".join([*(",".join(map(str, channel)) for channel in values), "up" if i % 2 else "down"]))
+  return rows
+
+
+TS_HEADER = ["# made up", "@problemName Waves", "@timeStamps false", "@classLabel true down up", "@data"]
+
+
+def write_ts(root: pathlib.Path) -> None:
+  for part, first in (("TRAIN", 0), ("TEST", 500)):
+    write_lines(root / "ts_classification" / "Waves" / f"Waves_{part}.ts.gz", [*TS_HEADER, *waves(60, first)])
+
+
+def write_series(root: pathlib.Path) -> None:
+  write_lines(root / "waves.csv", [f"{row.rpartition(':')[2]},{row.partition(':')[0]}" for row in waves(100, 0, 1)])
+
+
 WRITERS = {
+    "imdb": write_imdb,
+    "sst2": write_sst2,
+    "cola": write_cola,
+    "sentence_polarity": write_polarity,
+    "labelled_text": write_labelled,
+    "ts_classification": write_ts,
+    "series_files": write_series,
     "numbers": lambda root: root.mkdir(),
     "multi30k": write_multi30k,
     "wmt_news": write_wmt_news,
@@ -176,8 +250,12 @@ FIELDS = {
     "tatoeba": {"vocab_size": 305, "val_fraction": 0.1},
     "text_files": {"vocab_size": 305, "source": "train.en", "target": "train.de"},
     "tfds_translation": {"vocab_size": 305, "builder": "tiny_translate/de-en"},
+    "labelled_text": {"train": "reviews.tsv"},
+    "ts_classification": {"set": "Waves"},
+    "series_files": {"train": "waves.csv"},
 }
-IMAGES = sorted(name for name in TABLE if issubclass(lookup(TABLE, name), base.ImageDataset))
+IMAGES, PAIRS = (sorted(name for name in TABLE if issubclass(lookup(TABLE, name), kind))
+                 for kind in (base.ImageDataset, Parallel))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +279,8 @@ def write() -> types.SimpleNamespace:
   return types.SimpleNamespace(
       flat=flat, encode=encode, tar=write_tar, jpegs=jpeg_members, classes=write_classes, cifar10=write_cifar10,
       npz=write_npz, sentence=sentence, lines=write_lines, sentences=write_sentences, multi30k=write_multi30k,
-      wmt_news=write_wmt_news, tatoeba=write_tatoeba, tfds=write_tfds)
+      wmt_news=write_wmt_news, tatoeba=write_tatoeba, tfds=write_tfds, zip=write_zip, imdb=write_imdb, waves=waves,
+      ts_header=TS_HEADER, reviews=REVIEWS)
 
 
 @pytest.fixture(scope="session", params=IMAGES)
@@ -210,9 +289,15 @@ def tiny(request, tmp_path_factory) -> Tiny:
   return written(request.param, tmp_path_factory)
 
 
-@pytest.fixture(scope="session", params=sorted(TABLE.keys() - set(IMAGES)))
+@pytest.fixture(scope="session", params=PAIRS)
 def text(request, tmp_path_factory) -> Tiny:
   """Likewise each data set of sentence pairs."""
+  return written(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=sorted(TABLE.keys() - {*IMAGES, *PAIRS}))
+def sequence(request, tmp_path_factory) -> Tiny:
+  """Likewise each data set of sequences with labels."""
   return written(request.param, tmp_path_factory)
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from nasformer import attention, registry, space
+from nasformer.nets.encoder import EncoderTransformer
+from nasformer.nets.sequence import Rows, Sequence, SequenceNet, Symbols
 from nasformer.nets.translation import PAD, Pair, Sliced, Translation, TranslationNet
-from nasformer.nets.vision import Vision, VisionNet, VisionTransformer
+from nasformer.nets.vision import Vision, VisionNet
 from nasformer.ops.losses import smoothed_cross_entropy
 from nasformer.space.encoder import Encoder
 from nasformer.space.translation import Translation as TranslationSpace
@@ -60,7 +62,7 @@ class Images:
 
   def small(self, name, spec):
     """Function of the small network's parameters -> logits, as it is called most quickly."""
-    network = VisionTransformer(self.net(name, Blocks), spec)
+    network = EncoderTransformer(self.net(name, Blocks), spec)
     return lambda params: network.apply({"params": params}, self.inputs)
 
   def compiled(self, gradient):
@@ -79,6 +81,30 @@ class Images:
   def grows(self, this, gene, cost):
     """Whether a network of this space costs more, and not only as much, with more of it."""
     return not (this.head_budget and gene.name == "depth")  # the same heads in more layers
+
+
+class Texts:
+  """Networks that classify texts, of encoder spaces: named by a prefix, as the rows are those of images."""
+
+  supernet, num = Supernet, 8
+  inputs = Rows(jnp.array([[5, 4, 2, 7, 1], [3, 6, 0, 0, 0], [0] * 5, [1, 2, 3, 8, 0]]), jnp.array([5, 2, 0, 4]))
+  other = Rows(inputs.values.at[1].set(jnp.array([6, 2, 4, 8, 8])), inputs.length.at[1].set(3))
+
+  def net(self, name, make=SequenceNet):
+    return make(Sequence(2, "sinusoidal", "max"), Symbols(9), 6, 3, tuple(KINDS.items()), 10)
+
+  def shrunk(self, name, kinds):
+    return FAMILIES[0].shrunk(name, kinds)
+
+  def small(self, name, spec):
+    network = EncoderTransformer(self.net(name), spec)
+    return quick(lambda params: network.apply({"params": params}, self.inputs))
+
+  def compiled(self, gradient):
+    return quick(gradient)
+
+  def loss(self, logits):
+    return smoothed_cross_entropy(logits, jnp.array([0, 2, 1, 1]), 0.1).mean()
 
 
 class Translations:
@@ -143,6 +169,7 @@ class Translations:
 
 
 FAMILIES = (Images(), Translations())
+TEXTS, _TEXTS = "texts:", Texts()  # in front of a row: its networks read texts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,7 +214,7 @@ class Case:
     return self.family.loss(logits), logits
 
   def _loss(self, spec):
-    network = self.family.small(self.name, spec)
+    network = self.family.small(self.name.removeprefix(TEXTS), spec)
     return lambda small: self.loss(network(small))
 
   @functools.cache
@@ -205,7 +232,8 @@ class Case:
 @functools.cache
 def make_case(name, kinds=(), num=None):
   family, rng = family_of(name), np.random.default_rng(0)
-  supernet = family.supernet(family.shrunk(name, kinds), family.net(name), row_number(name, family.spaces) % 2 == 1)
+  row = name.removeprefix(TEXTS)
+  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), row_number(row, family.spaces) % 2 == 1)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
   return Case(name, family, supernet, params, jnp.asarray(draw(supernet.space, num or family.num)))
@@ -217,6 +245,8 @@ def row_number(name, family):
 
 
 def family_of(name):
+  if name.startswith(TEXTS):
+    return _TEXTS
   (found,) = [family for family in FAMILIES if isinstance(SPACES[name], family.spaces)] or [None]
   assert found, f"give {name} a family"
   return found

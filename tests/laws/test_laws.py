@@ -17,6 +17,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",), 20)  # a case whose MLP widths are multiples of the model's
 PRE, POST = ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_wmt", ("softmax",), 2)  # by their norm
+TEXTS = ("texts:tiny", ("softmax", "cosformer", "evolving", "luna", "mega"), 10)  # padded rows of unequal lengths
 CARRY = ("tiny", ("evolving", "luna", "linear"), 8)  # two kinds that pass something on, and one that lets it through
 over_forms = pytest.mark.parametrize("form", ["masked", "exact"])
 over_costs = pytest.mark.parametrize("cost", [NumParams(), NumFlops()])
@@ -43,10 +44,26 @@ def test_logits_are_those_of_the_sliced_network(case, name, form):
 
 
 @over_forms
+def test_logits_of_texts_are_those_of_the_sliced_network(case, form):
+  this = case(*TEXTS)
+  close(np.stack([this.forward(form)(this.params, genes, this.inputs) for genes in this.genes]), this.logits)
+
+
+@over_forms
+def test_padding_further_changes_nothing(case, form):
+  """Of texts: the same rows, one token longer, whatever that is."""
+  this = case(*TEXTS)
+  run, (values, length) = this.forward(form), this.inputs
+  longer = type(this.inputs)(jnp.concatenate([values, jnp.full((len(values), 1), 8)], 1), length)
+  for genes, want in zip(this.genes, this.logits):
+    np.testing.assert_allclose(run(this.params, genes, longer), want, rtol=1e-4, atol=1e-5)
+
+
+@over_forms
 @pytest.mark.parametrize("of", [
-    pytest.param(("tiny",), marks=pytest.mark.slow), RATIO, PRE, CARRY,
+    pytest.param(("tiny",), marks=pytest.mark.slow), RATIO, PRE, CARRY, ("texts:tiny", ("linear", "evolving"), 3),
     pytest.param(("ranknas_iwslt", ("luna",), 2), marks=pytest.mark.slow),
-], ids=["ffn_dim", "mlp_ratio", "translation", "carry", "translation_carry"])
+], ids=["ffn_dim", "mlp_ratio", "translation", "carry", "texts", "translation_carry"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form):
   this = case(*of)
   for i, genes in enumerate(this.genes):
@@ -55,7 +72,8 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form):
     close(logits, this.logits[i])
 
 
-@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE), (4, CARRY)])
+@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE), (4, CARRY),
+                                       (3, ("texts:tiny", ("linear", "evolving"), 3))])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)
@@ -191,9 +209,9 @@ def test_variation_stays_inside(this):
 
 
 @over_forms
-@pytest.mark.parametrize("name", ["tiny", "hat_iwslt"])
+@pytest.mark.parametrize("name", ["tiny", "hat_iwslt", "texts:tiny"])
 def test_rows_are_independent(case, name, form):
-  this = case(name)
+  this = case(*TEXTS) if name.startswith("texts:") else case(name)
   run, others = this.forward(form), [0, *range(2, len(this.logits[0]))]
   for genes, before in zip(this.genes, this.logits):
     after = run(this.params, genes, this.family.other)
