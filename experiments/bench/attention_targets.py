@@ -128,8 +128,9 @@ def of_linear():
         wanted = LINEAR[name] if training else None
         yield f"{name}, {word}: softmax / {name}", soft[training] / full, "at least", wanted, full
         yield f"{name}, {word}: causal / bidirectional", causal / full, "at most", 2.5, causal
-      most = max(one.memory for key, one in programs.items() if key[0] == name)
-      yield f"{name}: peak memory / inputs and outputs", most, "at most", 2, None
+      for training, word in ((False, "forward"), (True, "training")):
+        most = max(programs[name, training, causal].memory for causal in (False, True))
+        yield f"{name}, {word}: peak memory / inputs and outputs", most, "at most", 2, None
 
 
 def of_nprf():

@@ -19,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from nasformer.attention.base import Context, Core, Count, Tensors
 from nasformer.ops import masks
 
+# Both measured at 8,192 positions, 8 heads of 64 on two cores: forward and backward of chunks of 32, 64, 128 and 256 take 241,
+# 237, 399 and 464 ms for 64 features and 753, 829, 1057 and 1374 ms for 256; 64 keeps half as many states as 32.
 CHUNK = 64  # most positions in a chunk of the causal form
 BLOCK = 512  # most positions whose features are made at once where nothing is causal
 
@@ -226,7 +228,7 @@ def in_pieces(fn: Callable, state: Any, xs: Any, most: int) -> tuple[Any, Any]:
     x = jnp.pad(x, [(0, 0), (0, number * size - length)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
 
-  state, out = jax.lax.scan(jax.checkpoint(fn, prevent_cse=False), state, jax.tree.map(cut, xs))
+  state, out = jax.lax.scan(jax.checkpoint(fn, prevent_cse=False), state, jax.tree.map(cut, xs), unroll=2)
   join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], number * size, *x.shape[3:])[:, :length]
   return state, jax.tree.map(join, out)
 
