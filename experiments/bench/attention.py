@@ -6,14 +6,19 @@
 A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64, batch 1: forward, forward and backward,
 and one step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the
 same projections. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
-the compiled program. A kind is left out of longer lengths once the next would take more than --most seconds.
+the compiled program. A kind is left out of longer lengths once the next would take more than --most seconds, and out of
+those that take more than --most_gb of memory.
 
-Written to --out: attention.jsonl, one line per measurement after one that says where; attention.png.
+Written to --out: attention.jsonl, one line per measurement after one that says where, to which a second run adds its own;
+attention.png. So modes, kinds and lengths may be measured one by one; the last measurement of each counts.
+
+These are layers by themselves, to choose a kind by. What a search goes by is the table of `--stages=latency`: there the same kinds
+are measured at the lengths, widths and heads of its space, inside whole networks, and become prices of layers
+(`nasformer/score/prices.py`); a table of another device, version, type, batch size or length is refused.
 """
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
@@ -32,6 +37,7 @@ from nasformer.attention.base import Context, Sizes
 from nasformer.attention.softmax import Softmax
 from nasformer.nets import blocks
 from nasformer.score.memory import PeakMemory
+from nasformer.store.writers import JsonlWriter
 
 WIDTH, HEADS, HEAD_DIM = 512, 8, 64
 _LENGTHS = flags.DEFINE_list("lengths", [str(2**i) for i in range(6, 15)], "Tokens.")
@@ -41,6 +47,7 @@ _WHAT = flags.DEFINE_list("what", ["forward", "gradient", "step"], "What is time
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds.")
 _MOST = flags.DEFINE_float("most", 8.0, "Seconds that one call may take.")
+_MOST_GB = flags.DEFINE_float("most_gb", 8.0, "Gigabytes that one call may take.")
 _OUT = flags.DEFINE_string("out", "attention_bench", "Where the figure and the table go.")
 
 
@@ -106,6 +113,8 @@ def measure(mode: str, what: str, console: Console) -> list[dict]:
       growth = 4.5 * (length / last[name][0]) ** 2 / 4 if name in last else 0
       if able(kind, mode, what) and not (name in last and last[name][1] * growth > _MOST.value):
         ready[name] = program(kind, mode, what, length)
+        if ready[name][2] > 1e3 * _MOST_GB.value:
+          del ready[name]
     best = {}
     for turn in range(_ROUNDS.value + 1):
       for name, (compiled, args, _) in ready.items():
@@ -176,15 +185,19 @@ def picture(rows: list[dict]) -> Figure:
 def main(_):
   logging.set_verbosity(logging.WARNING)
   console, folder = Console(width=220), pathlib.Path(_OUT.value)
-  folder.mkdir(parents=True, exist_ok=True)
-  rows = []
+  log = JsonlWriter(folder / "attention.jsonl")
+  header = {"device": workdir.device(), "jax": importlib.metadata.version("jax"), "dtype": _DTYPE.value, "width": WIDTH,
+            "heads": HEADS}
+  if not log.read():
+    log.write(header)
+  if log.read()[0] != header:
+    raise app.UsageError(f"--out={folder} holds {log.read()[0]}, not {header}: name another folder")
   for mode in _MODES.value:
     for what in _WHAT.value:
       if what != "step" or mode == "causal":
-        rows += measure(mode, what, console)
-  header = {"device": workdir.device(), "jax": importlib.metadata.version("jax"), "dtype": _DTYPE.value, "width": WIDTH,
-            "heads": HEADS, "load": os.getloadavg()[0]}
-  (folder / "attention.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (header, *rows)))
+        for row in measure(mode, what, console):
+          log.write(row | {"load": os.getloadavg()[0]})
+  rows = list({tuple(row[name] for name in ("mode", "what", "length", "kind")): row for row in log.read()[1:]}.values())
   picture(rows).savefig(folder / "attention.png", dpi=120)
   for mode, what in dict.fromkeys((row["mode"], row["what"]) for row in rows):
     console.print(summary(rows, mode, what))
