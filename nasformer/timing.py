@@ -8,6 +8,8 @@ experiments/bench/latency_model.py). One and the same network, the reference, is
 one, and what is predicted is latency on the machine as it usually was.
 """
 
+import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -32,7 +34,7 @@ from nasformer.store.writers import JsonlWriter
 from nasformer.types import UserError
 from nasformer.workdir import Run, device
 
-_WORDS = {"median_ape": "median error", "mape": "mean error", "rmse_ms": "RMSE", "tau": "tau"}
+_WORDS = {"median_ape": "median error", "mape": "mean error", "rmse_ms": "RMSE in ms", "tau": "tau"}
 _NEEDED = "genes", "median_ms", "p10_ms", "p90_ms", "reference_ms"  # of every row
 
 Genes = Int[np.ndarray, "G"]
@@ -53,10 +55,12 @@ def latency(run: Run) -> None:
   reference = _program(run, _middle(run))
   setting.time(reference)
   about = (time.perf_counter() - began) * len(wanted) / 60
-  run.console.print(f"latency: {len(wanted)} networks to be compiled and run; as one takes, about {about:.1f} minutes", highlight=False)
+  run.console.print(f"latency: {len(wanted)} networks to be compiled and run; as one takes, about {about:.1f} minutes",
+                    highlight=False)
   with bar(run.console, "latency", total, len(done)) as show:
     for number, genes in enumerate(wanted):
-      log.write({"genes": genes.tolist(), **measure(run, genes, reference), "load": os.getloadavg()[0]})
+      found = measure(run, genes, reference)
+      log.write({"genes": genes.tolist(), **found, **_reading(run, genes, found["median_ms"]), "load": os.getloadavg()[0]})
       show(len(done) + number + 1)
   _, found = predicted(run)
   told = ", ".join(f"{word} {found[name]:.1%}" if name.endswith("ape") else f"{word} {found[name]:.3g}"
@@ -92,19 +96,39 @@ def measure(run: Run, genes: Genes, reference: Callable[[], Any] | None = None) 
   Args:
     run: says how.
     genes: which.
-    reference: a compiled program that is timed beside it, for "reference_ms"; then also, of a network that writes word by word,
-      "prefill_ms" (reading the source) and "per_token_ms".
+    reference: a compiled program that is timed beside it, for "reference_ms".
   """
   setting, program = run.experiment.latency, _program(run, genes)
-  if reference is None:
-    return setting.time(program)
-  found = setting.time_beside(program, reference)
-  prefill = _program(run, genes, "prefill")
-  if prefill is None:
-    return found
-  before = setting.time(prefill)["median_ms"]
+  return setting.time(program) if reference is None else setting.time_beside(program, reference)
+
+
+def _reading(run: Run, genes: Genes, median_ms: float) -> dict[str, float]:
+  """Of a network that writes word by word: "prefill_ms", which is reading the source, and "per_token_ms"."""
+  program = _program(run, genes, "prefill")
+  if program is None:
+    return {}
+  before = run.experiment.latency.time(program)["median_ms"]
   length = run.supernet.net.config.count_length
-  return found | {"prefill_ms": before, "per_token_ms": max(found["median_ms"] - before, 0.0) / length}
+  return {"prefill_ms": before, "per_token_ms": max(median_ms - before, 0.0) / length}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AtUsualSpeed:
+  """Milliseconds of networks as they would be on the machine as it usually was when the table was measured."""
+
+  run: Run
+
+  def __call__(self, run: Run, genes: Genes) -> float:
+    found = measure(run, genes, self._reference)
+    return found["median_ms"] * self._usual / found["reference_ms"]
+
+  @functools.cached_property
+  def _reference(self) -> Callable[[], Any]:
+    return _program(self.run, _middle(self.run))
+
+  @functools.cached_property
+  def _usual(self) -> float:
+    return float(np.median([row["reference_ms"] for row in _steady(self.run, _read(self.run))]))
 
 
 def _program(run: Run, genes: Genes, part: str = "timed") -> Callable[[], Any] | None:
@@ -112,8 +136,10 @@ def _program(run: Run, genes: Genes, part: str = "timed") -> Callable[[], Any] |
   network = run.supernet.module(run.experiment.space.decode(np.asarray(genes)))
   task = run.experiment.task
   apply, example = getattr(task, part)(network), task.example(run.supernet.net, run.experiment.latency.batch_size)
+  if apply is None:
+    return None
   shapes = jax.eval_shape(network.init, jax.random.key(0), example)
-  return apply and compiled(apply, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), example)
+  return compiled(apply, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), example)
 
 
 def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[str, float]]:
@@ -127,7 +153,7 @@ def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[
     UserError: there is no table, or it was measured on another device or for another space, or it is too small.
   """
   rows, setting = _read(run), run.experiment.latency
-  steady = [row for row in rows if row["p90_ms"] - row["p10_ms"] <= setting.spread * row["median_ms"]]
+  steady = _steady(run, rows)
   space = space or run.experiment.space
   genes = np.array([row["genes"] for row in steady], np.int32).reshape(len(steady), space.num_genes)
   try:
@@ -136,6 +162,11 @@ def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[
     left = f" ({len(rows) - len(steady)} of {len(rows)} scattered by more than latency.spread={setting.spread:g})"
     raise UserError(f"{_path(run)}: {error}{left if len(steady) < len(rows) else ''}") from error
   return CostTable(space, found.terms, prices.UNIT_MS), found.errors
+
+
+def _steady(run: Run, rows: Sequence[Mapping]) -> list[Mapping]:
+  spread = run.experiment.latency.spread
+  return [row for row in rows if row["p90_ms"] - row["p10_ms"] <= spread * row["median_ms"]]
 
 
 def _at_usual_speed(rows: Sequence[Mapping]) -> Float[np.ndarray, "E"]:
@@ -154,7 +185,8 @@ def _header(run: Run) -> dict[str, Any]:
   tree = config.to_json(run.experiment)
   space = {name: value for name, value in tree["space"].items() if name != "restrict"}
   net, setting = run.supernet.net, run.experiment.latency
-  return {"device": device(), "jax": importlib.metadata.version("jax"), "jaxlib": importlib.metadata.version("jaxlib"), "space": space, "kinds": tree["kinds"],
+  versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+  return {"device": device(), **versions, "space": space, "kinds": tree["kinds"],
           "batch_size": setting.batch_size, "dtype": net.config.dtype,
           "input": jax.tree.map(lambda x: list(x.shape[1:]), run.experiment.task.example(net, 1))}
 

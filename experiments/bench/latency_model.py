@@ -43,7 +43,7 @@ from nasformer.predict.linear import Linear
 SETTINGS = {"ours": Additive(), "ours, heavier tail": Additive(tail=4.0), "ours, no products": Additive(products=False)}
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds hat_latency/; or NASFORMER_DATA.")
-_TABLES = flags.DEFINE_list("tables", None, "CSV files with HAT's columns, compressed or not, in place of those in hat_latency/.")
+_TABLES = flags.DEFINE_list("tables", None, "CSV files with HAT's columns, compressed or not; all of hat_latency/.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Splits.")
 _MLP_SEEDS = flags.DEFINE_integer("mlp_seeds", 1, "Splits for HAT's MLP, which takes a minute each.")
 _MAX_SPREAD = flags.DEFINE_float("max_spread", 0.1, "Rows are dropped from this ratio of deviation to mean on; 0: none.")
@@ -116,7 +116,8 @@ def _ways(key, rows, weights, with_mlp):
   model, flat_model = fit(ours), fit(flat)
   linear = plain(Linear())
   told = plain(Boosted(leaf_rows=20), jnp.concatenate([x, jnp.asarray(rows.own)], -1), rows.y / linear) * linear
-  found = {"linear": linear, **({"HAT's MLP": plain(HatMlp())} if with_mlp else {}), "boosted trees": plain(Boosted(leaf_rows=20)),
+  found = {"linear": linear, **({"HAT's MLP": plain(HatMlp())} if with_mlp else {}),
+           "boosted trees": plain(Boosted(leaf_rows=20)),
            "ours": ours.predict(model, x), "ours, usual state": ours.predict(model, x) * model.usual,
            "linear + state": flat.measured(flat_model, x), "ours + state": ours.measured(model, x), "told of the row": told}
   usual = np.abs(np.asarray(model.state) / float(model.usual) - 1) < 0.03
@@ -124,7 +125,7 @@ def _ways(key, rows, weights, with_mlp):
 
 
 def _judge(predicted, rows, test, usual):
-  """RMSE, MAPE, median error, Kendall tau on the test rows; RMSE on those that are steady and in the usual state, their number."""
+  """RMSE, MAPE, median error, Kendall tau on the test rows; RMSE on those steady and in the usual state, and their number."""
   y, same = rows.y, _steady(test, rows, usual)
   return [stats.rmse(predicted[test], y[test]), stats.mape(predicted[test], y[test]),
           float(np.median(np.abs(predicted[test] / y[test] - 1))), stats.kendall_tau(predicted[test], y[test]),
@@ -145,9 +146,10 @@ def _setting(predictor, rows, weights, split, usual, linear):
 
 def _table(name, found, rows, dropped):
   same = np.mean([judged[-1] for judged in found["linear"]])
-  table = Table("", "RMSE (ms)", "of linear", "MAPE", "median error", "Kendall tau", "RMSE, steady, usual state", "of linear",
-                "splits", title=f"{name}: {len(rows.y)} rows ({dropped} dropped), mean {rows.y.mean():.0f} ms; {same:.0f} test rows"
-                f" steady and in the usual state; {workdir.device()}, jax {jax.__version__}")
+  table = Table("", "RMSE (ms)", "of linear", "MAPE", "median error", "Kendall tau", "RMSE, steady, usual state",
+                "of linear", "splits",
+                title=f"{name}: {len(rows.y)} rows ({dropped} dropped), mean {rows.y.mean():.0f} ms; {same:.0f} test rows steady"
+                f" and in the usual state; {workdir.device()}, jax {jax.__version__}")
   for way, judged in found.items():
     rmse, mape, middle, tau, steady, _ = (stats.mean_and_spread(column) for column in np.transpose(judged))
     linear = np.mean(found["linear"][: len(judged)], 0)
