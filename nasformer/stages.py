@@ -82,12 +82,12 @@ def search(run: Run) -> None:
   if run.winner.exists():
     return
   domains, baseline_domain = _domains(run)
-  consumed, winners, scorer = 0, [], Scorer(run)
+  consumed, winners, scorer, stopwatch = 0, [], Scorer(run), _stopwatch(run)
   for seed in run.experiment.seeds:
     rows, score = [], functools.partial(scorer, trained_supernet(run, seed, "search"))
     for arm, domain in domains.items():
       mine = [trial for trial in known if (trial["arm"], trial["seed"]) == (arm, seed)]
-      row, consumed = _search_arm(run, log, score, domain, arm, seed, mine, consumed)
+      row, consumed = _search_arm(run, log, score, domain, arm, seed, mine, consumed, stopwatch)
       rows.append(row)
     winners += [*rows, _baseline(run, baseline_domain, score, seed, rows[0])]
     run.note_timing("search", seed=seed, chunk=scorer.chunk, chunk_seconds=scorer.chunk_seconds)
@@ -124,59 +124,6 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   return Domain(narrow, tables, limits)
 
 
-def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Domain, arm: str, seed: int,
-                known: list[dict], consumed: int) -> tuple[dict, int]:
-  """One search; gives its winner and how much of the log is in use so far."""
-  config = run.experiment.search
-  trials, found, began = [], None, time.perf_counter()
-  checks = _compiled_checks(run, domain)
-  rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, score, config.generations, known,
-                           checks, config.minimise)
-  with bar(run.console, f"search {arm}, seed {seed}", config.generations) as show:
-    for found in rounds:
-      new = [{"arm": arm, "seed": seed, **trial} for trial in found.trials]
-      if not found.replayed and new:
-        log.truncate_to(consumed)
-        log.append(new)
-      consumed += len(new)
-      trials += new
-      if trials:
-        show(found.number + 1, f"best {max(trial['accuracy'] for trial in trials):.2%} of {len(trials)}")
-  if not trials:
-    flags = " and ".join(f"search.limits.{name}={getattr(config.limits, name)}" for name in checks)
-    raise UserError(f"{flags}: none of {found.asked} proposals of arm {arm!r}"
-                    " keeps it; raise it or give smaller choices")
-  best = _best(run, domain, trials)
-  run.note_timing("search arm", arm=arm, seed=seed, seconds=time.perf_counter() - began)
-  effort = {name: getattr(found, name) for name in ("evaluated", "asked", "duplicates")}
-  return _winner_row(run, best, arm, seed) | effort | {"rejected": dict(found.rejected)}, consumed
-
-
-def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
-  spec = run.experiment.space.decode(np.array(trial["genes"]))
-  row = {"arm": arm, "seed": seed, "genes": list(trial["genes"]), "spec": spec.to_json(), "params": trial["params"],
-         "flops": trial["flops"], "inherited": {"accuracy": trial["accuracy"], "loss": trial["loss"]}}
-  return row | ({"predicted_ms": trial["latency_ms"]} if "latency_ms" in trial else {})
-
-
-def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
-  """The largest network with all layers alike that a person would build for the same budget."""
-  limits = {"flops": main["flops"], **domain.limits} if "flops" not in domain.limits else domain.limits
-  domain = dataclasses.replace(domain, limits=limits)
-  genomes = np.stack(list(domain.space.uniform_genomes()))
-  inside = genomes[domain.meets(genomes)]
-  if not len(inside):
-    inside = genomes[[domain.costs["flops"].exact(genomes).argmin()]]  # none is that small: the nearest there is
-  flops, params = (domain.costs[name].exact(inside) for name in ("flops", "params"))
-  falling = inside[np.lexsort((params, flops))[::-1]]
-  checks = _compiled_checks(run, domain).values()
-  best = next((row for row in falling if all(check(row[None])[0] for check in checks)), falling[-1])
-  parts = score(best[None]).parts
-  trial = {"genes": best.tolist(), **{name: cost.exact(best).item() for name, cost in domain.costs.items()},
-           **{name: float(x[0]) for name, x in parts.items()}}
-  return _winner_row(run, trial, "baseline", seed)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Known:
   """A cost that is found by compiling a network, remembered in the work directory: asked again, it is the same.
@@ -209,8 +156,64 @@ class _Known:
     return self.known[name]
 
 
+def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Domain, arm: str, seed: int,
+                known: list[dict], consumed: int, stopwatch: _Known) -> tuple[dict, int]:
+  """One search; gives its winner and how much of the log is in use so far."""
+  config = run.experiment.search
+  trials, found, began = [], None, time.perf_counter()
+  checks = _compiled_checks(run, domain)
+  rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, score, config.generations, known,
+                           checks, config.minimise)
+  with bar(run.console, f"search {arm}, seed {seed}", config.generations) as show:
+    for found in rounds:
+      new = [{"arm": arm, "seed": seed, **trial} for trial in found.trials]
+      if not found.replayed and new:
+        log.truncate_to(consumed)
+        log.append(new)
+      consumed += len(new)
+      trials += new
+      if trials:
+        show(found.number + 1, f"best {max(trial['accuracy'] for trial in trials):.2%} of {len(trials)}")
+  if not trials:
+    flags = " and ".join(f"search.limits.{name}={getattr(config.limits, name)}" for name in checks)
+    raise UserError(f"{flags}: none of {found.asked} proposals of arm {arm!r}"
+                    " keeps it; raise it or give smaller choices")
+  best = _best(run, domain, trials, stopwatch)
+  run.note_timing("search arm", arm=arm, seed=seed, seconds=time.perf_counter() - began)
+  effort = {name: getattr(found, name) for name in ("evaluated", "asked", "duplicates")}
+  return _winner_row(run, best, arm, seed) | effort | {"rejected": dict(found.rejected)}, consumed
+
+
+def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
+  spec = run.experiment.space.decode(np.array(trial["genes"]))
+  row = {"arm": arm, "seed": seed, "genes": list(trial["genes"]), "spec": spec.to_json(), "params": trial["params"],
+         "flops": trial["flops"], "inherited": {"accuracy": trial["accuracy"], "loss": trial["loss"]}}
+  return row | ({"predicted_ms": trial["latency_ms"]} if "latency_ms" in trial else {})
+
+
+def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
+  """The largest network with all layers alike that a person would build for the same budget."""
+  limits = {"flops": main["flops"], **domain.limits} if "flops" not in domain.limits else domain.limits
+  domain = dataclasses.replace(domain, limits=limits)
+  genomes = np.stack(list(domain.space.uniform_genomes()))
+  inside = genomes[domain.meets(genomes)]
+  if not len(inside):
+    inside = genomes[[domain.costs["flops"].exact(genomes).argmin()]]  # none is that small: the nearest there is
+  flops, params = (domain.costs[name].exact(inside) for name in ("flops", "params"))
+  falling = inside[np.lexsort((params, flops))[::-1]]
+  checks = _compiled_checks(run, domain).values()
+  best = next((row for row in falling if all(check(row[None])[0] for check in checks)), falling[-1])
+  parts = score(best[None]).parts
+  trial = {"genes": best.tolist(), **{name: cost.exact(best).item() for name, cost in domain.costs.items()},
+           **{name: float(x[0]) for name, x in parts.items()}}
+  return _winner_row(run, trial, "baseline", seed)
+
+
 def _stopwatch(run: Run) -> _Known:
-  return _Known(run, "latency_search.jsonl", "median_ms", lambda *args: timing.measure(*args)["median_ms"])
+  """Latency of candidates as it is; of winners that were predicted, on the machine as it was for the predictor."""
+  as_it_is = lambda *args: timing.measure(*args)["median_ms"]
+  predicted = run.experiment.search.latency == "predicted"
+  return _Known(run, "latency_search.jsonl", "median_ms", timing.AtUsualSpeed(run) if predicted else as_it_is)
 
 
 def _compiled_checks(run: Run, domain: Domain) -> dict[str, Callable]:
@@ -236,9 +239,9 @@ def _compiled_checks(run: Run, domain: Domain) -> dict[str, Callable]:
   return checks
 
 
-def _best(run: Run, domain: Domain, trials: list[dict]) -> Mapping:
+def _best(run: Run, domain: Domain, trials: list[dict], measured: _Known) -> Mapping:
   """The trial that wins; where latency was predicted, the best of those that keep the limit when they are measured."""
-  config, measured = run.experiment.search, _stopwatch(run)
+  config = run.experiment.search
   for _ in range(_MEASURED):
     best = choose.best(trials)
     if config.margin:

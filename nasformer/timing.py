@@ -2,24 +2,31 @@
 
 The table, latency_table.jsonl, begins with a line that says what was measured where; the others are one network each. It
 grows network by network, so an interrupted measurement goes on, and it can be used by other runs on the same device.
+
+A machine is faster at one time than at another, for minutes and by a fifth and more (so are those of HAT's published tables:
+experiments/bench/latency_model.py). One and the same network, the reference, is therefore timed before and after every other
+one, and what is predicted is latency on the machine as it usually was.
 """
 
+import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
 import pathlib
 import time
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from nasformer import config
 from nasformer.progress import bar
 from nasformer.score import counts, prices
 from nasformer.score.counts import NumFlops
+from nasformer.score.latency import compiled
 from nasformer.search.costs import CostTable
 from nasformer.space.base import Space
 from nasformer.store import files
@@ -27,7 +34,8 @@ from nasformer.store.writers import JsonlWriter
 from nasformer.types import UserError
 from nasformer.workdir import Run, device
 
-_WORDS = {"median_ape": "median error", "mape": "mean error", "rmse_ms": "RMSE", "tau": "tau"}
+_WORDS = {"median_ape": "median error", "mape": "mean error", "rmse_ms": "RMSE in ms", "tau": "tau"}
+_NEEDED = "genes", "median_ms", "p10_ms", "p90_ms", "reference_ms"  # of every row
 
 Genes = Int[np.ndarray, "G"]
 
@@ -44,12 +52,15 @@ def latency(run: Run) -> None:
   done = {tuple(row["genes"]) for row in rows}
   wanted = [genes for genes in networks(run) if tuple(genes.tolist()) not in done]
   total, began = len(done) + len(wanted), time.perf_counter()
+  reference = _program(run, _middle(run))
+  setting.time(reference)
+  about = (time.perf_counter() - began) * len(wanted) / 60
+  run.console.print(f"latency: {len(wanted)} networks to be compiled and run; as one takes, about {about:.1f} minutes",
+                    highlight=False)
   with bar(run.console, "latency", total, len(done)) as show:
     for number, genes in enumerate(wanted):
-      log.write({"genes": genes.tolist(), **measure(run, genes, parts=True), "load": os.getloadavg()[0]})
-      if number == 0 and len(wanted) > 1:
-        about = (time.perf_counter() - began) * len(wanted) / 60
-        run.console.print(f"latency: {len(wanted)} networks, each compiled and run: about {about:.1f} minutes", highlight=False)
+      found = measure(run, genes, reference)
+      log.write({"genes": genes.tolist(), **found, **_reading(run, genes, found["median_ms"]), "load": os.getloadavg()[0]})
       show(len(done) + number + 1)
   _, found = predicted(run)
   told = ", ".join(f"{word} {found[name]:.1%}" if name.endswith("ape") else f"{word} {found[name]:.3g}"
@@ -71,26 +82,64 @@ def cheapest(run: Run, space: Space) -> Genes:
   return np.asarray(space.canonical(jnp.asarray(table.minimum()[1])))
 
 
-def measure(run: Run, genes: Genes, parts: bool = False) -> dict[str, float]:
+def _middle(run: Run) -> Genes:
+  """A network of middling FLOPs, the same for tables of any length."""
+  space = run.experiment.space
+  drawn = np.asarray(space.sample(run.key(0, "reference"), 65))
+  flops = CostTable(space, tuple(counts.terms(space, run.supernet.net, NumFlops()))).exact(drawn)
+  return drawn[np.argsort(flops, kind="stable")[32]]
+
+
+def measure(run: Run, genes: Genes, reference: Callable[[], Any] | None = None) -> dict[str, float]:
   """Milliseconds of one sliced, compiled network.
 
   Args:
     run: says how.
     genes: which.
-    parts: of a network that writes word by word, also "prefill_ms" (reading the source) and "per_token_ms".
+    reference: a compiled program that is timed beside it, for "reference_ms".
   """
-  network = run.supernet.module(run.experiment.space.decode(np.asarray(genes)))
-  task, setting = run.experiment.task, run.experiment.latency
-  example = task.example(run.supernet.net, setting.batch_size)
-  shapes = jax.eval_shape(network.init, jax.random.key(0), example)
-  weights = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  found = setting.measure(task.timed(network), weights, example)
-  prefill = task.prefill(network) if parts else None
-  if prefill is None:
-    return found
-  before = setting.measure(prefill, weights, example)["median_ms"]
+  setting, program = run.experiment.latency, _program(run, genes)
+  return setting.time(program) if reference is None else setting.time_beside(program, reference)
+
+
+def _reading(run: Run, genes: Genes, median_ms: float) -> dict[str, float]:
+  """Of a network that writes word by word: "prefill_ms", which is reading the source, and "per_token_ms"."""
+  program = _program(run, genes, "prefill")
+  if program is None:
+    return {}
+  before = run.experiment.latency.time(program)["median_ms"]
   length = run.supernet.net.config.count_length
-  return found | {"prefill_ms": before, "per_token_ms": max(found["median_ms"] - before, 0.0) / length}
+  return {"prefill_ms": before, "per_token_ms": max(median_ms - before, 0.0) / length}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AtUsualSpeed:
+  """Milliseconds of networks as they would be on the machine as it usually was when the table was measured."""
+
+  run: Run
+
+  def __call__(self, run: Run, genes: Genes) -> float:
+    found = measure(run, genes, self._reference)
+    return found["median_ms"] * self._usual / found["reference_ms"]
+
+  @functools.cached_property
+  def _reference(self) -> Callable[[], Any]:
+    return _program(self.run, _middle(self.run))
+
+  @functools.cached_property
+  def _usual(self) -> float:
+    return float(np.median([row["reference_ms"] for row in _steady(self.run, _read(self.run))]))
+
+
+def _program(run: Run, genes: Genes, part: str = "timed") -> Callable[[], Any] | None:
+  """A network, compiled, or the part of it that reads the source, if it has one."""
+  network = run.supernet.module(run.experiment.space.decode(np.asarray(genes)))
+  task = run.experiment.task
+  apply, example = getattr(task, part)(network), task.example(run.supernet.net, run.experiment.latency.batch_size)
+  if apply is None:
+    return None
+  shapes = jax.eval_shape(network.init, jax.random.key(0), example)
+  return compiled(apply, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), example)
 
 
 def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[str, float]]:
@@ -104,15 +153,26 @@ def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[
     UserError: there is no table, or it was measured on another device or for another space, or it is too small.
   """
   rows, setting = _read(run), run.experiment.latency
-  steady = [row for row in rows if row["p90_ms"] - row["p10_ms"] <= setting.spread * row["median_ms"]]
+  steady = _steady(run, rows)
   space = space or run.experiment.space
   genes = np.array([row["genes"] for row in steady], np.int32).reshape(len(steady), space.num_genes)
   try:
-    found = prices.fit(space, run.supernet.net, genes, np.array([row["median_ms"] for row in steady], float))
+    found = prices.fit(space, run.supernet.net, genes, _at_usual_speed(steady))
   except UserError as error:
     left = f" ({len(rows) - len(steady)} of {len(rows)} scattered by more than latency.spread={setting.spread:g})"
     raise UserError(f"{_path(run)}: {error}{left if len(steady) < len(rows) else ''}") from error
   return CostTable(space, found.terms, prices.UNIT_MS), found.errors
+
+
+def _steady(run: Run, rows: Sequence[Mapping]) -> list[Mapping]:
+  spread = run.experiment.latency.spread
+  return [row for row in rows if row["p90_ms"] - row["p10_ms"] <= spread * row["median_ms"]]
+
+
+def _at_usual_speed(rows: Sequence[Mapping]) -> Float[np.ndarray, "E"]:
+  """Milliseconds, had the reference taken its median time beside every row."""
+  taken, beside = (np.array([row[name] for row in rows], float) for name in ("median_ms", "reference_ms"))
+  return taken * np.median(beside) / beside if len(rows) else taken
 
 
 def _path(run: Run) -> pathlib.Path:
@@ -125,7 +185,8 @@ def _header(run: Run) -> dict[str, Any]:
   tree = config.to_json(run.experiment)
   space = {name: value for name, value in tree["space"].items() if name != "restrict"}
   net, setting = run.supernet.net, run.experiment.latency
-  return {"device": device(), "jax": importlib.metadata.version("jax"), "space": space, "kinds": tree["kinds"],
+  versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+  return {"device": device(), **versions, "space": space, "kinds": tree["kinds"],
           "batch_size": setting.batch_size, "dtype": net.config.dtype,
           "input": jax.tree.map(lambda x: list(x.shape[1:]), run.experiment.task.example(net, 1))}
 
@@ -144,6 +205,6 @@ def _read(run: Run) -> list[dict]:
       raise UserError(f"{path} was measured for another {name}: {short(header[name])} there, {short(mine)} here; move it away"
                       " and run --stages=latency")
   for number, row in enumerate(rows, 2):
-    if not {"genes", "median_ms", "p10_ms", "p90_ms"} <= row.keys() or row["median_ms"] is None:
+    if not set(_NEEDED) <= row.keys() or None in [row[name] for name in _NEEDED]:
       raise UserError(f"{path}: entry {number} lacks a latency: delete it, or move the table away and run --stages=latency")
   return rows

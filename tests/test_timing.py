@@ -23,10 +23,10 @@ def known(monkeypatch):
   """Latency without a clock: a part of a millisecond for every layer, and for every gene that is not 0."""
   measured = []
 
-  def measure(run, genes, parts=False):
+  def measure(run, genes, reference=None):
     measured.append(tuple(np.asarray(genes).tolist()))
     value = 1.0 + int(genes[1]) + 0.1 * int(np.count_nonzero(genes))
-    return {"median_ms": value, "p10_ms": value, "p90_ms": value, "runs": 3}
+    return {"median_ms": value, "p10_ms": value, "p90_ms": value, "reference_ms": 1.0, "runs": 3}
 
   monkeypatch.setattr(timing, "measure", measure)
   return measured
@@ -48,8 +48,24 @@ def test_a_table_is_gone_on_with(run, known, tmp_path):
 
 
 def test_a_real_network_is_measured(run):
-  found = timing.measure(run, timing.networks(run)[0], parts=True)
+  found = timing.measure(run, timing.networks(run)[0], lambda: None)
   assert 0 < found["p10_ms"] <= found["median_ms"] <= found["p90_ms"] and "prefill_ms" not in found
+  assert 0 < found["reference_ms"] < found["median_ms"]
+
+
+def test_a_machine_that_slows_down_does_not_matter(run, known, tmp_path):
+  """Half of the table was measured at half the speed, as the reference tells."""
+  timing.latency(run)
+  table, errors = timing.predicted(run)
+  path = tmp_path / "latency_table.jsonl"
+  header, *rows = map(json.loads, path.read_text().splitlines())
+  slow = [{**row, **{name: 2 * row[name] for name in ("median_ms", "p10_ms", "p90_ms", "reference_ms")}} for row in rows[::2]]
+  path.write_text("".join(json.dumps(row) + "\n" for row in (header, *slow, *rows[1::2])))
+  told, again = timing.predicted(run)
+  genes = timing.networks(run)
+  usual = 1.5  # the median of twelve 1 and twelve 2
+  np.testing.assert_allclose(told.exact(np.stack(genes)), usual * table.exact(np.stack(genes)), rtol=0.1)
+  assert again["median_ape"] < errors["median_ape"] + 0.05
 
 
 @pytest.mark.parametrize("field, value", [("device", "gpu: H200 x1"), ("jax", "0.1"), ("batch_size", 7), ("space", {})])
@@ -112,7 +128,7 @@ def test_a_predicted_limit_holds_when_it_is_measured(run, known, monkeypatch, co
   for row in (main, baseline):
     genes = np.array(row["genes"], np.int32)
     assert row["predicted_ms"] == table.exact(genes) <= 2.45
-  assert timing.measure(run, main["genes"])["median_ms"] <= 2.45
+  assert timing.AtUsualSpeed(run)(run, main["genes"]) <= 2.45
   before = contents(run.path)
   run.winner.unlink()
   stages.search(run)

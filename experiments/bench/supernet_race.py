@@ -1,6 +1,6 @@
 """How many evaluations of the supernet each strategy needs to find what HAT's evolution finds, on a trained supernet.
 
-  python experiments/bench/supernet_race.py --workdir=DIR [--seeds=3] [--generations=30]
+  python experiments/bench/supernet_race.py --workdir=DIR [--seeds=3] [--generations=30] [--batches=0]
 
 DIR is the work directory of any run whose supernet is trained. HAT's evolution runs with its released settings; the goal
 is the best inherited score that it ends with. RankNAS and NAR score 100 random networks first and 10 in every later
@@ -28,6 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Work directory with a trained s
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Searches of every strategy.")
 _GENERATIONS = flags.DEFINE_integer("generations", 30, "Rounds of each.")
+_BATCHES = flags.DEFINE_integer("batches", 0, "Score on so many validation batches; 0 for all.")
 _STRATEGIES = flags.DEFINE_list("strategies", sorted(TABLE), "Who takes part; evolution always does.")
 
 
@@ -36,6 +37,7 @@ class Remembered:
 
   def __init__(self, run: Run, seed: int):
     self.scorer, self.params, self.known = Scorer(run), trained_supernet(run, seed, "search"), {}
+    self.scorer.batches = self.scorer.batches[: _BATCHES.value or None]
 
   def __call__(self, genes):
     new = [row for row in genes if row.tobytes() not in self.known]

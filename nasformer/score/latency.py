@@ -48,25 +48,38 @@ class Latency:
 
     A measurement that scatters by more than `spread` is repeated, and the steadiest of three counts.
     """
-    run = jax.jit(apply).lower(*args).compile()
-    args = jax.device_put(args)
+    return self.time(compiled(apply, *args))
+
+  def time(self, program: Callable[[], Any]) -> dict[str, float]:
+    """The same of what `compiled` gives."""
     for _ in range(self.warmup):
-      jax.block_until_ready(run(*args))
+      program()
     found = []
     while len(found) < _TRIES and (not found or min(map(_spread, found)) > self.spread):
-      found.append(self._round(run, args))
+      found.append(self._round(program))
     return min(found, key=_spread)
 
-  def _round(self, run: Callable, args: tuple) -> dict[str, float]:
+  def time_beside(self, program: Callable[[], Any], reference: Callable[[], Any]) -> dict[str, float]:
+    """The same, and "reference_ms" of a program that runs just before and just after, in the same state of the machine."""
+    before, found, after = self.time(reference), self.time(program), self.time(reference)
+    return found | {"reference_ms": (before["median_ms"] + after["median_ms"]) / 2}
+
+  def _round(self, program: Callable[[], Any]) -> dict[str, float]:
     times = []
     for _ in range(self.runs):
       start = time.perf_counter()
-      jax.block_until_ready(run(*args))
+      program()
       times.append(1e3 * (time.perf_counter() - start))
     tenth = len(times) // 10
     kept = np.sort(times)[tenth : len(times) - tenth]
     low, median, high = np.percentile(kept, [10, 50, 90])
     return {"median_ms": float(median), "p10_ms": float(low), "p90_ms": float(high), "runs": self.runs}
+
+
+def compiled(apply: Callable, *args: Any) -> Callable[[], Any]:
+  """The compiled `apply(*args)`, to be run to its end with a call."""
+  run, args = jax.jit(apply).lower(*args).compile(), jax.device_put(args)
+  return lambda: jax.block_until_ready(run(*args))
 
 
 def _spread(found: Mapping[str, float]) -> float:
