@@ -63,6 +63,10 @@ class Part:
     """Whether making a batch takes long enough for reading ahead to pay."""
     raise NotImplementedError
 
+  def rows(self, batch_size: int) -> tuple[int, ...]:
+    """Examples of a training batch, of each of the shapes that there are."""
+    raise NotImplementedError
+
   def check(self, batch_size: int, process_count: int, training: bool) -> None:
     """Refuses a size that no batch can be made of.
 
@@ -122,6 +126,9 @@ class Split(Part):
     """What is left, and a part with this share of every class; see `carve`."""
     kept, held = carve(self.labels, fraction, seed)
     return self.subset(self.name, kept), self.subset(name, held)
+
+  def rows(self, batch_size: int) -> tuple[int, ...]:
+    return (batch_size,)
 
   def check(self, batch_size: int, process_count: int, training: bool) -> None:
     if batch_size < 1 or batch_size % process_count:
