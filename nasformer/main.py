@@ -47,7 +47,9 @@ def main(argv: list[str]) -> None:
       console.print("[bold]fields of this experiment, each a flag[/bold]", highlight=False)
       _print_fields(console, _CONFIG.value, "--config")
     return
-  if _STAGES.value == ["translate"] and _WORKDIR.value is not None:
+  if _STAGES.value == ["translate"]:
+    if _WORKDIR.value is None:
+      raise UserError("--workdir is missing: --stages=translate needs the directory of a translation run that has ended")
     _translate()
     return
   for flag in (_CONFIG, _WORKDIR):
@@ -81,6 +83,7 @@ def _run(console: Console) -> None:
 def _translate() -> None:
   from nasformer import translating
 
+  sys.stdout.reconfigure(encoding="utf-8")  # as the input is, whatever the terminal says
   for line in translating.translate(pathlib.Path(_WORKDIR.value), _INPUT.value, _ARM.value, _N_BEST.value):
     print(line)
 
@@ -114,6 +117,9 @@ def run_main() -> None:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
+  except BrokenPipeError:  # the reader, such as head, has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   except KeyboardInterrupt:
     print("stopped; the same command goes on from here", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)

@@ -18,7 +18,8 @@ import numpy as np
 from nasformer import derive as derivation
 from nasformer import evaluate as evaluation
 from nasformer import footprint, timing
-from nasformer.data.batching import eval_batches, train_batches
+from nasformer.data.batching import eval_batches
+from nasformer.data.files import one_line
 from nasformer.experiment import Experiment
 from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
@@ -32,7 +33,7 @@ from nasformer.store import files
 from nasformer.store.trials import TrialLog
 from nasformer.store.writers import JsonlWriter
 from nasformer.supernet.sampling import supernet_loss
-from nasformer.train import mesh
+from nasformer.train import mesh, step
 from nasformer.trusting import trust
 from nasformer.types import Params, UserError
 from nasformer.workdir import Run, device
@@ -51,8 +52,11 @@ def train(run: Run) -> None:
   _domains(run)
   for name in ("train", "retrain"):
     with named(f"--config.{name}"):
-      batches = train_batches(run.splits.get("train", "train"), getattr(experiment, name).batch_size, seed=0)
-      mesh.shard_batch(next(batches), mesh.data_mesh())
+      training, split = getattr(experiment, name), run.splits.get("train", "train")
+      split.check(training.batch_size, 1, training=True)
+      for rows in split.rows(training.batch_size):  # of every shape: the rarest one may come hours later
+        mesh.shard_batch(np.zeros(rows), mesh.data_mesh())
+        step.check_rows(rows, training.accumulate)
   loss = supernet_loss(supernet, experiment.sampling, task)
   for seed in experiment.seeds:
     supernet_fitting(run, seed).fit(loss)
@@ -308,8 +312,7 @@ def evaluate(run: Run) -> None:
 
 
 def _write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
-  """One example a line: a network that spells bytes may well have put an end of line inside."""
-  files.write_bytes(path, "".join(" ".join(line.splitlines()) + "\n" for line in lines).encode())
+  files.write_bytes(path, "".join(one_line(line) + "\n" for line in lines).encode())
 
 
 def _retrained(run: Run, row: dict, network: Any) -> Params:

@@ -10,7 +10,7 @@ from nasformer.types import UserError
 
 
 def translate(workdir: pathlib.Path, source: str | None, arm: str | None = None, n_best: int = 1) -> Iterator[str]:
-  """Lines to print, one for each line of the input, or `n_best` with their scores in front.
+  """Lines to print, one for each line of the input, or up to `n_best` with the number of that line and their scores in front.
 
   Args:
     workdir: of a translation run whose search has ended.
@@ -32,11 +32,11 @@ def translate(workdir: pathlib.Path, source: str | None, arm: str | None = None,
   cut = translator.too_long(sentences)
   if cut:
     print(f"{cut} of {len(sentences)} lines have more than {translator.lengths[-1] - 1} tokens and were cut", file=sys.stderr)
-  for found in translator.n_best(params, sentences):
+  for number, found in enumerate(translator.n_best(params, sentences), 1):
     if n_best == 1:
-      yield found[0][0] if found else ""
+      yield files.one_line(found[0][0]) if found else ""
     else:
-      yield from (f"{score:.4f}\t{text}" for text, score in found[:n_best])
+      yield from (f"{number}\t{score:.4f}\t{files.one_line(text)}" for text, score in found[:n_best])
 
 
 def _standard_input() -> bytes:

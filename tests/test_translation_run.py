@@ -160,9 +160,10 @@ def test_translate_from_a_file_and_from_standard_input(command, finished_text, t
   monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
   assert command(*flags)[1] == found
   status, two, _ = command(*flags, f"--input={tmp_path / 'in.txt'}", "--n_best=2")
-  scores = [float(line.split("\t")[0]) for line in two.splitlines()]
-  assert status == 0 and len(scores) == 4 and scores[0] >= scores[1] and scores[2] >= scores[3]
-  assert two.splitlines()[0].split("\t")[1] == found.splitlines()[0]
+  numbers, scores, texts = zip(*(line.split("\t") for line in two.splitlines()))
+  scores = [float(score) for score in scores]
+  assert status == 0 and numbers == ("1", "1", "3", "3") and scores[0] >= scores[1] and scores[2] >= scores[3]
+  assert texts[0] == found.splitlines()[0]
 
 
 @pytest.mark.parametrize("content, flags, message", [

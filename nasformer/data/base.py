@@ -63,6 +63,10 @@ class Part:
     """Whether making a batch takes long enough for reading ahead to pay."""
     raise NotImplementedError
 
+  def rows(self, batch_size: int) -> tuple[int, ...]:
+    """Examples of a training batch, of each of the shapes that there are."""
+    raise NotImplementedError
+
   def check(self, batch_size: int, process_count: int, training: bool) -> None:
     """Refuses a size that no batch can be made of.
 
@@ -147,6 +151,9 @@ class Split(Labelled):
   def subset(self, name: str, indices: Int[np.ndarray, "K"]) -> "Split":
     """The examples at these positions, as a part of its own."""
     return Split(name, images_lib.pick(self.images, indices), self.labels[indices])
+
+  def rows(self, batch_size: int) -> tuple[int, ...]:
+    return (batch_size,)
 
   def train_batch(self, step: int, batch_size: int, seed: int, share: Share = WHOLE) -> Batch:
     """The batch of a step; one that meets the end of an epoch goes on in the next."""

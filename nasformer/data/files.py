@@ -17,6 +17,8 @@ from nasformer.types import UserError
 _DAMAGE = (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, zlib.error,
            tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError)
 
+_GZIP = b"\x1f\x8b"
+
 
 def folders(data_dir: pathlib.Path | None, name: str) -> list[pathlib.Path]:
   """Where the files of a data set are looked for: its own folder in the data directory, then the directory itself.
@@ -54,10 +56,10 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 
 
 def content(path: pathlib.Path) -> bytes:
-  """The bytes of a file, unpacked if its name ends in .gz."""
+  """The bytes of a file, unpacked if it is packed with gzip, as its name or its first bytes say."""
   with reading(path):
     raw = path.read_bytes()
-    return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    return gzip.decompress(raw) if path.suffix == ".gz" or raw.startswith(_GZIP) else raw
 
 
 def packed(path: pathlib.Path) -> pathlib.Path:
@@ -86,7 +88,7 @@ def own(name: str, data_dir: pathlib.Path | None, folder: str) -> pathlib.Path:
 
 
 def lines(path: pathlib.Path) -> list[str]:
-  """The lines of a text in UTF-8, unpacked if its name ends in .gz.
+  """The lines of a text in UTF-8, plain or packed with gzip.
 
   Args:
     path: the file. Only a line feed ends a line, and a carriage return before it belongs to it: Python's `splitlines`
@@ -115,6 +117,11 @@ def text_lines(raw: bytes, name: str) -> list[str]:
   if not text.strip():
     raise UserError(f"{name} is empty: put one sentence in each line")
   return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def one_line(text: str) -> str:
+  """The text without ends of line, so that line for line stays together: a network that spells bytes may write some."""
+  return " ".join(text.splitlines())
 
 
 def members(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:

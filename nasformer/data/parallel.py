@@ -1,6 +1,7 @@
 """Parallel text: what all data sets of sentence pairs share, from raw pairs to encoded parts."""
 
 import dataclasses
+import hashlib
 import pathlib
 from typing import Mapping, Sequence
 
@@ -140,15 +141,25 @@ class Parallel(base.Dataset):
   def _vocabularies(self, train: pairs_lib.Pairs, cache_dir: pathlib.Path | None) -> Vocabularies:
     folder = cache_dir / "vocabulary" if cache_dir else None
     found = Vocabularies.read(folder, self.vocab_size, self.joint) if folder else None
+    origin = self._origin(train) if folder else ""
     if found:
+      found.check_origin(folder, origin)
       return found
     if len(train) > self.vocab_pairs:
       train = train.take(np.sort(base.shuffled(len(train), (self.split_seed, 4))[: self.vocab_pairs]))
     text = [[line for chunk in side for line in chunk] for side in zip(*train.chunks())]
     made = Vocabularies.train(*text, self.vocab_size, self.joint, self.model, self.coverage)
     if folder:
-      made.write(folder)
+      made.write(folder, origin)
     return made
+
+  def _origin(self, train: pairs_lib.Pairs) -> str:
+    """What tells the text and the rule that a vocabulary is learned by from others."""
+    digest = hashlib.sha256(f"{self.model} {self.coverage} {self.vocab_pairs} {self.split_seed} {train.identity}".encode())
+    if not train.identity:
+      for sources, targets in train.chunks():
+        digest.update("\n".join((*sources, "", *targets, "")).encode())
+    return digest.hexdigest()
 
   def _split(self, part: str, pairs: pairs_lib.Pairs, vocabularies: Vocabularies, cache_dir: pathlib.Path | None,
              remarks: list[str]) -> Split:

@@ -157,10 +157,33 @@ class Vocabularies:
     found = [Vocabulary.read(path, size) for path in paths]
     return cls(found[0], found[-1])
 
-  def write(self, folder: pathlib.Path) -> None:
-    """Writes joint.model, or source.model and target.model."""
+  def write(self, folder: pathlib.Path, origin: str = "") -> None:
+    """Writes joint.model, or source.model and target.model, and beside them what they were learned from.
+
+    Args:
+      folder: where.
+      origin: tells text and rule from others; see `check_origin`.
+    """
+    if origin:
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / _ORIGIN).write_text(origin)
     for name, vocabulary in zip(_NAMES[self.joint], (self.source, self.target)):
       vocabulary.write(folder / name)
+
+  def check_origin(self, folder: pathlib.Path, origin: str) -> None:
+    """Refuses vocabularies that were learned from other text, or by another rule, than they would be now.
+
+    Args:
+      folder: where they were read.
+      origin: what was given to `write`; one that was written without it is taken as it is.
+
+    Raises:
+      UserError: it is another one.
+    """
+    path = folder / _ORIGIN
+    if path.exists() and path.read_text() != origin:
+      raise UserError(f"{folder} was learned from other sentences, or by other fields of data, than there are now: bring those"
+                      " back, choose another directory, or delete it to have it made again")
 
   @property
   def joint(self) -> bool:
@@ -173,6 +196,7 @@ class Vocabularies:
     return digests[0] if self.joint else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+_ORIGIN = "origin"
 _NAMES = {True: ("joint.model",), False: ("source.model", "target.model")}
 
 

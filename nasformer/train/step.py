@@ -90,6 +90,19 @@ def _mean(micro: Callable, batch: PyTree, accumulate: int) -> tuple[Params, dict
 
 def _split(rows: Array, accumulate: int) -> Array:
   """Deals rows out in turn, so that each device of a sharded batch deals from its own rows."""
-  if len(rows) % accumulate:
-    raise UserError(f"accumulate={accumulate} does not divide the batch of {len(rows)} examples")
+  check_rows(len(rows), accumulate)
   return rows.reshape(-1, accumulate, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def check_rows(rows: int, accumulate: int) -> None:
+  """Refuses a batch that cannot be dealt out in equal micro-batches.
+
+  Args:
+    rows: examples of the batch.
+    accumulate: number of micro-batches.
+
+  Raises:
+    UserError: they do not divide.
+  """
+  if rows % accumulate:
+    raise UserError(f"accumulate={accumulate} does not divide the batch of {rows} examples")

@@ -111,3 +111,12 @@ def test_packed_is_taken_where_nothing_else_is(tmp_path):
   assert files.packed(plain) == packed
   plain.touch()
   assert files.packed(plain) == plain
+
+
+def test_a_packed_file_needs_no_name_that_says_so(tmp_path):
+  (tmp_path / "plainly.en").write_bytes(gzip.compress("one\ntwo\n".encode()))
+  assert files.lines(tmp_path / "plainly.en") == ["one", "two"]
+
+
+def test_one_line_stays_one_line():
+  assert files.one_line("a\nb\u2028c\x85d") == "a b c d" and files.one_line("") == ""

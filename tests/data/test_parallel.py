@@ -63,7 +63,7 @@ def test_loading_twice_gives_the_same(text):
 def test_cache_gives_the_same(text, tmp_path, monkeypatch, joint):
   fields = {} if joint else {"joint": False, "vocab_size": 310, "model": "bpe"}
   plain, first = text.load(**fields), text.load(cache_dir=tmp_path, **fields)
-  names = {"joint.model"} if joint else {"source.model", "target.model"}
+  names = {"origin", *(["joint.model"] if joint else ["source.model", "target.model"])}
   assert {path.name for path in (tmp_path / "vocabulary").iterdir()} == names
   monkeypatch.setattr(Vocabularies, "train", None)  # now it must be read
   again = text.load(cache_dir=tmp_path, **fields)
@@ -161,18 +161,31 @@ def test_cached_vocabulary_must_fit(text, tmp_path):
     text.load(cache_dir=tmp_path)
 
 
+def test_cached_vocabulary_is_of_this_text(own, tmp_path):
+  """A start that failed may have left a vocabulary of other files."""
+  folder = tmp_path / "work"
+  load = lambda train, **fields: own(train, cache_dir=folder, **fields)
+  one = load(range(100))
+  assert load(range(100)).info == one.info
+  for train, fields in ((range(101), {}), (range(100), {"model": "bpe"})):
+    with pytest.raises(UserError, match="vocabulary was learned from other sentences, or by other fields"):
+      load(train, **fields)
+  (folder / "vocabulary" / "origin").unlink()  # as before there was one
+  assert load(range(101)).info.fingerprint == one.info.fingerprint
+
+
 @pytest.fixture
 def own(write, tmp_path):
   """Function (training pairs, validation pairs, test pairs, **fields) -> splits; pairs are numbers or texts."""
 
-  def load(train, val=range(500, 510), test=range(600, 610), **fields):
+  def load(train, val=range(500, 510), test=range(600, 610), cache_dir=None, **fields):
     fields = {"vocab_size": 305} | fields
     for prefix, chosen in (("", train), ("val_", val), ("test_", test)):
       both = [pair if isinstance(pair, tuple) else (write.sentence("en", pair), write.sentence("de", pair))
               for pair in chosen]
       for side, lines in zip(("source", "target"), zip(*both)):
         fields[prefix + side] = str(write.lines(tmp_path / f"{prefix}{side}", list(lines)))
-    return TextFiles(source_language="en", target_language="de", **fields).load(tmp_path)
+    return TextFiles(source_language="en", target_language="de", **fields).load(tmp_path, cache_dir)
 
   return load
 
