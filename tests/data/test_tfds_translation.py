@@ -67,8 +67,10 @@ def test_cache_is_not_mistaken(folder, tmp_path):
   kept = lambda: len(list((tmp_path / "tokens").glob("train-*")))
   TfdsTranslation(**FIELDS).load(folder, tmp_path)
   assert kept() == 1
+  shutil.rmtree(tmp_path / "vocabulary")
   limited = TfdsTranslation(**FIELDS, max_train=50).load(folder, tmp_path)
   assert kept() == 2 and limited.sizes["train"] == 50
+  shutil.rmtree(tmp_path / "vocabulary")
   turned = TfdsTranslation(**FIELDS, source_language="de", target_language="en").load(folder, tmp_path)
   assert kept() == 3
   train = turned.get("train", "train")
