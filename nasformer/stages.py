@@ -54,9 +54,11 @@ def train(run: Run) -> None:
     with named(f"--config.{name}"):
       training, split = getattr(experiment, name), run.splits.get("train", "train")
       split.check(training.batch_size, 1, training=True)
-      for rows in split.rows(training.batch_size):  # of every shape: the rarest one may come hours later
+      shapes = split.rows(training.batch_size)
+      for rows in shapes:  # of every one: the rarest may come hours later
         mesh.shard_batch(np.zeros(rows), mesh.data_mesh())
         step.check_rows(rows, training.accumulate)
+      run.console.print(f"{name}: batches of {len(shapes)} shape{'s' * (len(shapes) > 1)}, each compiled once", highlight=False)
   loss = supernet_loss(supernet, experiment.sampling, task)
   for seed in experiment.seeds:
     supernet_fitting(run, seed).fit(loss)
