@@ -105,7 +105,7 @@ class KernelCore(Core):
   def push(self, params, state, k, v, position):
     _, length = self.lengths(Context(causal=True, stream=True), 1, 1)
     phi = self.phi(params, k, position[None], length)[:, 0]
-    return {"sums": state["sums"] + jnp.einsum("bnr,bne->bnre", phi, _with_one(v[:, 0].astype(phi.dtype)))}
+    return {"sums": state["sums"] + jnp.einsum("bnr,bne->bnre", phi, with_one(v[:, 0].astype(phi.dtype)))}
 
   def remember(self, params, k, v, context):
     keys = k.shape[1]
@@ -157,7 +157,7 @@ def causal_sums(
       before, norm = _read(q, sums)
       numerator += sum(part * row[:, None, None] for part, row in zip(jnp.split(before, len(keep), -1), read))
       total += norm
-      new = jnp.einsum("bnsr,bnse->bnre", k, _with_one(jnp.concatenate([v * row[:, None] for row in write], axis=-1)))
+      new = jnp.einsum("bnsr,bnse->bnre", k, with_one(jnp.concatenate([v * row[:, None] for row in write], axis=-1)))
       sums = _kept(keep, sums) + new
     return sums, finish(numerator, total)
 
@@ -171,6 +171,11 @@ def divide(numerator: Float[Array, "B T N E"], divisor: Float[Array, "B T N"]) -
   """The quotient; its gradient never squares the divisor, which may be tiny."""
   scale = jax.lax.stop_gradient(divisor)
   return numerator / scale[..., None] / (divisor / scale)[..., None]
+
+
+def with_one(v: Float[Array, "*B E"]) -> Float[Array, "*B E1"]:
+  """Values with a 1 behind them, which adds up to the sum of the weights."""
+  return jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
 
 
 def with_first(
@@ -239,7 +244,7 @@ def _gather(keys, v, key_mask):
   def add(sums, x):
     k, at, v, real = x
     phi, v = _swap(keys.phi(k, at) * real[..., None, None]), _swap(v.astype(real.dtype))
-    return sums + jnp.einsum("bnsr,bnse->bnre", phi, _with_one(v)), None
+    return sums + jnp.einsum("bnsr,bnse->bnre", phi, with_one(v)), None
 
   return in_pieces(add, _empty(keys, v, 1), (keys.x, keys.positions[None], v, _real(key_mask, v)), BLOCK)[0]
 
@@ -248,11 +253,6 @@ def _read(phi, sums):
   """What queries [B, N, t, R] read: values [B, t, N, E] and the sum of the weights."""
   out = _swap(jnp.einsum("bntr,bnre->bnte", phi, sums))
   return out[..., :-1], out[..., -1]
-
-
-def _with_one(v):
-  """Values with a 1 behind them, which adds up to the sum of the weights."""
-  return jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
 
 
 def _kept(keep, sums):

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from nasformer.attention.base import Context, Core, Count, Tensor
 from nasformer.attention.favor import directions, exponents
-from nasformer.attention.kernel import divide, first_count, in_pieces, pieces, with_first
+from nasformer.attention.kernel import divide, first_count, in_pieces, pieces, with_first, with_one
 from nasformer.ops import masks
 from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
@@ -107,27 +107,34 @@ class Nprf(Core):
   # -- one token after another --------------------------------------------------------------------------------------
 
   def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    return {"k": jnp.zeros((batch, max_length, num_heads, self.features), dtype),
-            "v": jnp.zeros((batch, max_length, num_heads, value_dim), dtype)}
+    """Keys and values within reach, where a new one takes the place of the oldest, and the sums of those beyond it."""
+    shape = lambda *sizes: jnp.zeros((batch, *sizes), jnp.promote_types(dtype, jnp.float32))
+    room = min(max_length, self.max_distance + 1)
+    return {"k": shape(room, num_heads, self.features), "v": shape(room, num_heads, value_dim + 1),
+            "far": shape(num_heads, self.features, value_dim + 1)}
 
   def push(self, params, state, k, v, position):
-    new = {"k": self._phi(params, k), "v": v}
-    return {name: jax.lax.dynamic_update_slice_in_dim(state[name], new[name].astype(state[name].dtype), position, axis=1)
-            for name in state}
+    slot = position % state["k"].shape[1]
+    old_k, old_v = (jax.lax.dynamic_slice_in_dim(state[name], slot, 1, axis=1) for name in ("k", "v"))
+    put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(state[name], new.astype(state[name].dtype), slot, axis=1)
+    return {"k": put("k", self._phi(params, k)), "v": put("v", with_one(v)),
+            "far": state["far"] + jnp.einsum("btnr,btne->bnre", old_k, old_v)}
 
   def remember(self, params, k, v, context):
     k = self._phi(params, k)
-    return {"k": k if context.key_mask is None else k * context.key_mask[..., None, None], "v": v.astype(k.dtype)}
+    k = k if context.key_mask is None else k * context.key_mask[..., None, None]
+    return {"k": k, "v": with_one(v.astype(k.dtype))}
 
   def recall(self, params, state, q, position, copies):
     table, _ = self._table(params)
-    keys, centre = state["k"].shape[1], table.shape[1] // 2
-    lags = jnp.arange(keys) % (keys // copies) - position
-    weights = jnp.einsum("btnr,bsnr->bnts", self._phi(params, q), state["k"])
+    keys, centre, q_phi = state["k"].shape[1], table.shape[1] // 2, self._phi(params, q)
+    lags = -((position - jnp.arange(keys)) % keys) if "far" in state else jnp.arange(keys) % (keys // copies) - position
+    weights = jnp.einsum("btnr,bsnr->bnts", q_phi, state["k"])
     weights = weights * table[:, None, jnp.clip(lags, -centre, centre) + centre, 0]
-    numerator = jnp.einsum("bnts,bsne->btne", weights, state["v"])
-    return divide(numerator, jnp.maximum(jnp.moveaxis(weights.sum(-1), 1, 2), self.epsilon)).astype(q.dtype)
+    sums = jnp.einsum("bnts,bsne->btne", weights, state["v"])
+    if "far" in state:
+      sums += jnp.einsum("btnr,bnre->btne", q_phi, state["far"]) * table[:, 0]
+    return divide(sums[..., :-1], jnp.maximum(sums[..., -1], self.epsilon)).astype(q.dtype)
 
   def step(self, params, x, state, position, carry=None, context=Context()):
     return super().step(self._kept_near(params), x, state, position, carry, context)
@@ -197,7 +204,7 @@ class Grid:
       return x.reshape(len(x), number, size, *x.shape[2:]).transpose(1, 0, 3, 2, 4)
 
     start, features = first - low + ahead * size, k.shape[-1]  # where keys are seen ahead, queries come a block later
-    held = cut(jnp.concatenate([k, v, jnp.ones_like(v[..., :1])], axis=-1), -low)
+    held = cut(jnp.concatenate([k, with_one(v)], axis=-1), -low)
     gather = lambda held: jnp.einsum("bnsr,bnse->bnre", held[..., :features], held[..., features:])
     nothing = jnp.zeros((len(k), k.shape[2], features, v.shape[-1] + 1), v.dtype)
     behind = lambda sums, held: (sums + gather(held), sums)
@@ -251,7 +258,7 @@ class Grid:
     rest = jnp.zeros((len(table), length - length_q - length_k + 1), weights.dtype)
     response = jnp.concatenate([weights[:, :length_q][:, ::-1], rest, weights[:, length_q:][:, ::-1]], axis=1)
     response = jnp.fft.rfft(response)[:, None]
-    v = self._stretch(jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1), self.copies)
+    v = self._stretch(with_one(v), self.copies)
 
     def feature(total, x):
       q, k = x

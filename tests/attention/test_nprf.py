@@ -115,7 +115,7 @@ def _run(kind, params, inputs, causal, form, copies=1):
   return kind.attend(params, *inputs, Context(causal=causal, copies=copies))
 
 
-@over_forms
+@over_grid_forms
 @pytest.mark.parametrize("causal", [False, True])
 def test_only_differences_of_the_bias_count(force, form, causal):
   force(form)
@@ -126,7 +126,7 @@ def test_only_differences_of_the_bias_count(force, form, causal):
   np.testing.assert_allclose(more, out, rtol=1e-9)
 
 
-@over_forms
+@over_grid_forms
 def test_the_length_of_queries_and_keys_does_not_count(force, form):
   force(form)
   kind, params, (q, k, v) = _draw(9)

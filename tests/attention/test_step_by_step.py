@@ -13,6 +13,7 @@ from nasformer.attention.base import Context, Sizes
 from nasformer.attention.cosformer import CosFormer
 from nasformer.attention.evolving import Evolving
 from nasformer.attention.mega import Mega
+from nasformer.attention.nprf import Nprf
 from nasformer.attention.softmax_relative import SoftmaxRelative
 from nasformer.attention.softmax_t5 import SoftmaxT5
 from nasformer.registry import lookup
@@ -20,6 +21,7 @@ from nasformer.registry import lookup
 KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
     "own_length": CosFormer(angle="own_length", max_length=11), "always_causal": CosFormer(causal=True, max_length=11),
     "near": SoftmaxRelative(max_distance=2), "buckets": SoftmaxT5(num_buckets=4, max_distance=3),
+    "forgetful": Nprf(features=6, max_distance=2),
     "gated": Mega(activation="laplace", paper_ema=True), "gated_chunks": Mega(activation="relu2", chunk_size=4),
     "dilated": Evolving(0.7, 0.9, dilated=True)}
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
@@ -117,6 +119,12 @@ def test_steps_of_a_row_do_not_know_the_others(name):
   wild = np.where(np.arange(3)[:, None, None] == 1, x, 1e4)
   np.testing.assert_array_equal(stepwise(name, params, wild, LENGTH + 2)[1], out[1])
   close(stepwise(name, params, x[1:2], LENGTH), out[1:2])
+
+
+@pytest.mark.parametrize("name", ["linear", "cosformer", "favor", "momentum", "luna", "forgetful", "gated_chunks"])
+def test_a_state_does_not_grow_with_the_room(name):
+  shapes = lambda room: jax.eval_shape(lambda params: KINDS[name].begin(params, 1, room, jnp.float32), weights(name, "self"))
+  assert jax.tree.map(lambda x: x.shape, shapes(LENGTH)) == jax.tree.map(lambda x: x.shape, shapes(90 * LENGTH))
 
 
 # -- cross-attention ---------------------------------------------------------------------------------------------------
