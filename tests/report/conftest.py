@@ -1,10 +1,13 @@
 """Made-up work directories, of images and of translation, with every file that the stages write."""
 
+import functools
 import json
 import pathlib
 
 import numpy as np
 import pytest
+
+from nasformer.report import page
 
 ARMS = {"mixed": ("softmax", "linear"), "softmax": ("softmax",), "linear": ("linear",)}
 EXPERIMENT = {
@@ -195,6 +198,21 @@ def _write_outputs(folder: pathlib.Path, rows: list[dict], num: int = 40) -> Non
 def write_text(path: pathlib.Path, sentences) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes("".join(" ".join(words) + "\n" for words in sentences).encode())
+
+
+@pytest.fixture(scope="session")
+def finished_page(tmp_path_factory):
+  """Function (task) -> work directory with its page, for reading only: "images" of three seeds within two limits, "text" of
+  one seed."""
+
+  @functools.cache
+  def make(task):
+    options = {"images": {"seeds": (0, 1, 2), "limits": {"flops": 1e6, "latency_ms": 0.7}}, "text": {}}[task]
+    path = make_workdir(tmp_path_factory.mktemp(task), task=task, **options)
+    page.write(path)
+    return path
+
+  return make
 
 
 @pytest.fixture

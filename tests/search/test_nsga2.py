@@ -101,7 +101,7 @@ def pymoo_front(problem, seed, num, population):
   return discrete.found[:num]
 
 
-@pytest.mark.parametrize("name", ["zdt1", "zdt2", "zdt3", "zdt6"])
+@pytest.mark.parametrize("name", ["zdt1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zdt2", "zdt3", "zdt6"))])
 def test_fronts_are_as_good_as_those_of_pymoo(name):
   """Mean hypervolume over 4 seeds, at equal populations and evaluations, beyond the front of a random sample."""
   problems = pytest.importorskip("pymoo.problems", reason="compares with pymoo")
