@@ -35,11 +35,6 @@ def search(domain, name, score, generations=4, seed=0, **options):
   return list(loop.run(jax.random.key(seed), domain, strategy, score, generations, **options))
 
 
-def roomy(toy, name):
-  """The domain of many networks; strategies that fit a model compile for long, and keep to the one of most other tests."""
-  return toy.small if name in SMALL else toy.large
-
-
 def trials(run):
   return [trial for generation in run for trial in generation.trials]
 
@@ -101,7 +96,7 @@ def test_the_front_is_repeated_from_a_log_where_scores_fail(toy, name):
 
 @strategies
 def test_limits_are_never_broken(toy, name):
-  domain = roomy(toy, name)
+  domain = toy.large
   found = trials(search(domain, name, toy.scorer(domain.space)))
   genes = np.array([trial["genes"] for trial in found], np.int32)
   assert domain.meets(genes).all() and domain.space.contains(genes).all()
@@ -126,7 +121,7 @@ def test_a_failed_score_never_wins(toy, name):
 
 @strategies
 def test_same_key_same_trials(toy, name):
-  domain = roomy(toy, name)
+  domain = toy.large
   one, two = (search(domain, name, toy.scorer(domain.space), 3, seed=4) for _ in range(2))
   assert one == two
   assert trials(one) != trials(search(domain, name, toy.scorer(domain.space), 3, seed=5))
@@ -145,7 +140,7 @@ def whole_search(domain, name, scorer):
 @pytest.mark.parametrize("kept", [0, 1, 2.5, 4])
 def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   """From a log through JSON that ends after, or in the middle of, a generation."""
-  domain = roomy(toy, name)
+  domain = toy.large
   whole = whole_search(domain, name, toy.scorer)
   log = [json.loads(json.dumps(trial)) for trial in trials(whole)]
   cut = sum(trial["generation"] < kept for trial in log) - (5 if kept % 1 else 0)
