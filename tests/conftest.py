@@ -49,15 +49,21 @@ def forget():
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """`python -m nasformer.main` on a micro configuration, in processes that share compiled code."""
+  """`python -m nasformer.main` on a micro configuration, in processes with the devices and the compiled programs of the tests.
 
-  cache: pathlib.Path
+  Attributes:
+    config: which one.
+    keeps: whether it keeps what it compiles; one that will be killed must not, for it might leave half a file.
+  """
+
   config: str = MICRO
+  keeps: bool = True
 
   def start(self, *flags, **options):
     """The running process."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": QUICK,
+           "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if self.keeps else "1e9"}
     return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
@@ -76,13 +82,13 @@ def shared(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def program(shared):
-  return Program(shared / "compiled")
+def program():
+  return Program()
 
 
 @pytest.fixture(scope="session")
-def text_program(shared):
-  return Program(shared / "compiled", MICRO_TEXT)
+def text_program():
+  return Program(MICRO_TEXT)
 
 
 @pytest.fixture(scope="session")

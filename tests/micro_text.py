@@ -27,7 +27,7 @@ def get_config(data=None):
       kinds={"cosformer": CosFormer(max_length=64)},
       train=Training(steps=30, average_last=2, stability_networks=3, stability_threshold=2.0, **training),
       search=Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,
-                    arms={"mixed": "", "linear": "*kind=cosformer"}, baseline="*kind=softmax", batch_size=1024,
+                    arms={"mixed": ""}, baseline="*kind=softmax", batch_size=1024,
                     limits=Limits(flops=3e4)),
       retrain=Training(steps=20, keep_best=True, **training),
       latency=Latency(warmup=1, runs=3),

@@ -141,11 +141,11 @@ def test_a_search_goes_on_from_any_line_of_its_log(scored, make_run, tmp_path):
   assert {(row["arm"], row["seed"]) for row in map(json.loads, lines)} == {
       (arm, seed) for arm in ("mixed", "linear") for seed in (0, 1)}
   foreign = json.dumps({**json.loads(lines[0]), "generation": 99}).encode() + b"\n"
-  for cut in (0, 1, len(lines) // 3, len(lines) // 2, len(lines) - 1, len(lines)):
-    for rest in ([], [foreign]):
-      (tmp_path / "winner.json").unlink()
-      (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:cut] + rest))
-      assert search(tmp_path) == whole
+  half = len(lines) // 2
+  for cut, rest in ((0, []), (1, []), (half, []), (half, [foreign]), (len(lines) - 1, []), (len(lines), [foreign])):
+    (tmp_path / "winner.json").unlink()
+    (tmp_path / "trials.jsonl").write_bytes(b"".join(lines[:cut] + rest))
+    assert search(tmp_path) == whole
 
 
 def test_a_failed_candidate_never_wins_and_is_remembered(scored, make_run, contents, tmp_path):
@@ -174,7 +174,7 @@ def test_the_winner_is_the_best_and_within_the_margin_the_cheapest(scored, make_
     assert row["flops"] == min(trial["flops"] for trial in near)
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(params=1200.0), Limits(flops=12e3, params=1200.0)])
+@pytest.mark.parametrize("limits", [Limits(), Limits(flops=12e3, params=1200.0)])
 def test_limits_bind_everyone_and_the_baseline_uses_what_there_is(scored, make_run, tmp_path, limits):
   run = make_run(tmp_path, search=dataclasses.replace(SEARCH, limits=limits, arms={"mixed": ""}))
   stages.search(run)
@@ -223,13 +223,10 @@ def test_a_limit_on_latency_is_measured_once_for_each_network(scored, make_run, 
 def test_costs_can_be_objectives(scored, make_run, tmp_path):
   """The quality cannot be improved, so only the cheapest networks are worth anything."""
   scored(lambda genes: np.zeros(len(genes)))
-  cheapest = []
-  for minimise in ((), ("flops",)):
-    search = dataclasses.replace(SEARCH, strategy=Nsga2(population=8), arms={"any": ""}, generations=6, minimise=minimise)
-    stages.search(make_run(tmp_path / str(len(minimise)), search=search))
-    last = [trial["flops"] for trial in TrialLog(tmp_path / str(len(minimise)) / "trials.jsonl").read()][-8:]
-    cheapest.append(np.mean(last))
-  assert cheapest[1] < cheapest[0]
+  search = dataclasses.replace(SEARCH, strategy=Nsga2(population=8), arms={"any": ""}, generations=6, minimise=("flops",))
+  stages.search(make_run(tmp_path, search=search))
+  flops = [trial["flops"] for trial in TrialLog(tmp_path / "trials.jsonl").read()]
+  assert np.mean(flops[-8:]) < np.mean(flops[:8])  # the first ones are drawn at random
   with pytest.raises(UserError, match="config.search.arms.mixed: search.minimise=.*no cost 'flop'"):
     stages._domains(make_run(tmp_path, search=dataclasses.replace(SEARCH, minimise=("flop",))))
 
@@ -245,8 +242,9 @@ def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeyp
 
 
 def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_path, monkeypatch):
-  """Thirty generations of 125 candidates on the space of the quickstart compile what the first three compile."""
-  search = Search(strategy=Evolution(), generations=30, arms={"mixed": ""}, limits=Limits(flops=1.4e6), batch_size=16)
+  """Ten generations on the space of the quickstart compile what the first three compile, however many are new in each."""
+  strategy = Evolution(population=24, num_parents=8, num_mutations=8, num_crossovers=8)
+  search = Search(strategy=strategy, generations=10, arms={"mixed": ""}, limits=Limits(flops=1.4e6), batch_size=16)
   run = make_run(tmp_path, space=Tiny(), data=Digits(max_val=16), search=search,
                  task=ImageClassification(net=Vision(patch_size=4)))
   params = jax.jit(run.supernet.init)(jax.random.key(0))
@@ -256,7 +254,7 @@ def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_
     monkeypatch.setattr(TrialLog, "append", lambda log, trials: (seen.append(count.num), append(log, trials)))
     stages.search(run)
   (main,) = winners(tmp_path, "mixed")
-  assert main["asked"] == 125 + 29 * 100 and main["evaluated"] > 1000 and len(seen) == 30
+  assert main["asked"] == 24 + 9 * 16 and main["evaluated"] > 100 and len(seen) == 10
   assert len(set(seen[2:])) == 1
   assert count.num <= seen[-1] + 1  # and the hand-made network
 

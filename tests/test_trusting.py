@@ -37,9 +37,9 @@ def test_nonsense_is_refused(changes, complaint):
     Trust(**changes)
 
 
-def test_the_stage_trains_networks_over_budgets_and_within_one(program, copied, contents):
-  flags = (f"--workdir={copied}", "--stages=trust,report")
-  status, output, errors = program.run(*flags)
+def test_the_stage_trains_networks_over_budgets_and_within_one(command, copied, contents):
+  flags = ("--config=tests/micro.py", f"--workdir={copied}", "--stages=trust,report")
+  status, output, errors = command(*flags)
   assert status == 0, errors
   assert "tau" in output
   tree = json.loads((copied / "trust.json").read_text())
@@ -51,7 +51,7 @@ def test_the_stage_trains_networks_over_budgets_and_within_one(program, copied, 
   assert max(flops) > 2 * min(flops)
   assert "networks at large" in (copied / "report" / "index.html").read_text()
   before = contents(copied)
-  assert program.run(*flags)[0] == 0
+  assert command(*flags)[0] == 0
   assert contents(copied) == before
 
 

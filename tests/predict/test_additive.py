@@ -9,6 +9,10 @@ from nasformer.predict.additive import Additive, smooth
 from nasformer.types import UserError
 
 
+fit = jax.jit(lambda predictor, *args: predictor.fit(*args), static_argnums=0)
+predict = jax.jit(lambda predictor, *args: predictor.predict(*args), static_argnums=0)
+
+
 def table(num=400, slow=0.0, noise=0.0, seed=0):
   """Rows of (width, depth, hidden): depth x (3 + width x hidden) + 2, while every fourth stretch of 50 rows is slower."""
   rng = np.random.default_rng(seed)
@@ -29,8 +33,8 @@ def test_drift_is_taken_out_of_the_machine_and_not_of_the_networks():
   weights = jnp.asarray(np.random.default_rng(1).integers(0, 2, len(y)), jnp.float32)
   held = np.asarray(weights) == 0
   predictor = Additive()
-  model = jax.jit(predictor.fit)(jax.random.key(0), x, jnp.where(weights > 0, y, jnp.nan), weights)
-  predicted = np.asarray(predictor.predict(model, x))
+  model = fit(predictor, jax.random.key(0), x, jnp.where(weights > 0, y, jnp.nan), weights)
+  predicted = np.asarray(predict(predictor, model, x))
   assert rms(np.asarray(predictor.measured(model, x))[held] / (clean * state)[held] - 1) < 0.04
   assert abs(float(model.usual) * np.mean(state) - 1) < 0.02  # most stretches are fast, the mean is not
   steady = predicted * float(model.usual) / clean - 1
@@ -41,7 +45,7 @@ def test_without_order_there_is_no_drift():
   """The same slow rows, shuffled: the factor of a row says nothing of its neighbours."""
   x, y, _, _ = table(slow=0.25, noise=0.01)
   order = np.random.default_rng(0).permutation(len(y))
-  model = jax.jit(Additive().fit)(jax.random.key(0), x[order], y[order], jnp.ones(len(y)))
+  model = fit(Additive(), jax.random.key(0), x[order], y[order], jnp.ones(len(y)))
   np.testing.assert_array_equal(model.state, 1)
 
 
@@ -54,14 +58,14 @@ def test_layers_of_blocks_add_up():
   x = np.zeros((200, 4, 3), np.float32)
   x[:, 0, 0], x[:, 1:, 1], x[:, 1:, 2] = width, layers, layers > 0
   y = 1 + (width[:, None] * layers + 0.3 * (layers > 0)).sum(1)
-  model = jax.jit(Additive().fit)(jax.random.key(0), jnp.asarray(x[:150]), jnp.asarray(y[:150], jnp.float32), jnp.ones(150))
-  assert rms(np.asarray(Additive().predict(model, jnp.asarray(x[150:]))) - y[150:]) < 0.01
+  model = fit(Additive(), jax.random.key(0), jnp.asarray(x[:150]), jnp.asarray(y[:150], jnp.float32), jnp.ones(150))
+  assert rms(np.asarray(predict(Additive(), model, jnp.asarray(x[150:]))) - y[150:]) < 0.01
 
 
 def test_labels_below_0_are_learned_without_drift():
   x, y, _, _ = table()
-  model = jax.jit(Additive().fit)(jax.random.key(0), x, y - 30, jnp.ones(len(y)))
-  assert rms(np.asarray(Additive().predict(model, x)) - np.asarray(y - 30)) < 0.5
+  model = fit(Additive(), jax.random.key(0), x, y - 30, jnp.ones(len(y)))
+  assert rms(np.asarray(predict(Additive(), model, x)) - np.asarray(y - 30)) < 0.5
   np.testing.assert_array_equal(model.state, 1)
 
 
@@ -83,7 +87,7 @@ def test_smooth_equals_the_formula():
 
   grid = [fit(np.exp(-1 / r), s) for r in (1.0, 3.0, 10.0, 30.0, 100.0, 300.0) for s in (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)]
   _, wanted = max(grid, key=lambda pair: pair[0])
-  got = smooth(jnp.asarray(np.where(seen, values, 0), jnp.float32), jnp.asarray(weights))
+  got = jax.jit(smooth)(jnp.asarray(np.where(seen, values, 0), jnp.float32), jnp.asarray(weights))
   np.testing.assert_allclose(got, wanted, atol=2e-3)
 
 

@@ -28,10 +28,15 @@ def make(name):
   return lookup(TABLE, name)(**(QUICK[name] if name in QUICK else {}))
 
 
-def fitted(name, inputs, targets, weights=None):
+compiled = jax.jit(lambda predictor, *args: predictor.predict(*args), static_argnums=0)
+
+
+def predicted(name, inputs, targets, weights=None, of=None):
+  """What a predictor that learned from rows says of these or others, as many, so that it compiles once."""
   predictor = make(name)
   model = checked(predictor, jax.random.key(0), inputs, targets, weights)
-  return predictor, model
+  predict = compiled if predictor.jittable else type(predictor).predict
+  return np.asarray(predict(predictor, model, jnp.asarray(inputs if of is None else of)))
 
 
 @pytest.fixture(params=["blocks", "means"])
@@ -49,10 +54,10 @@ def test_a_predictor_is_a_described_frozen_dataclass(name):
 
 def test_it_learns_to_rank(name, rows):
   inputs, targets = rows
-  predictor, model = fitted(name, inputs[:40], targets[:40])
-  predicted = np.asarray(predictor.predict(model, jnp.asarray(inputs[40:])))
-  assert predicted.shape == (20,) and np.isfinite(predicted).all()
-  assert stats.kendall_tau(predicted, targets[40:]) > 0.5
+  seen = np.arange(NUM) < 40
+  found = predicted(name, inputs, np.where(seen, targets, np.nan), np.where(seen, 1.0, 0.0))
+  assert found.shape == (NUM,) and np.isfinite(found).all()
+  assert stats.kendall_tau(found[40:], targets[40:]) > 0.5
 
 
 def test_rows_of_weight_0_change_nothing(name, labelled):
@@ -62,14 +67,11 @@ def test_rows_of_weight_0_change_nothing(name, labelled):
   dead = weights == 0
   wild = np.where(dead[:, None, None], np.nan, inputs), np.where(dead, np.nan, targets)
   other = np.where(dead[:, None, None], inputs[::-1], inputs), np.where(dead, 100 * targets, targets)
-  got = []
-  for x, y in (wild, other):
-    predictor, model = fitted(name, x, y, weights)
-    got.append(np.asarray(predictor.predict(model, jnp.asarray(inputs))))
-  np.testing.assert_array_equal(*got)
+  np.testing.assert_array_equal(*(predicted(name, x, y, weights, inputs) for x, y in (wild, other)))
 
 
-def test_jit_equals_eager_and_vmap(name, labelled):
+@pytest.mark.parametrize("alone", ["jit", pytest.param("eager", marks=pytest.mark.slow)])
+def test_vmap_equals_one_by_one(name, labelled, alone):
   predictor = make(name)
   if not predictor.jittable:
     pytest.skip(f"{name} runs on the host")
@@ -82,23 +84,20 @@ def test_jit_equals_eager_and_vmap(name, labelled):
     return predicted - predicted.mean()  # nothing holds the level of a ranker
 
   args = jax.random.split(jax.random.key(0), 2), jnp.stack([inputs, inputs[::-1]]), jnp.stack([targets, targets[::-1]])
-  together = jax.jit(jax.vmap(run))(*args)
+  together, single = jax.jit(jax.vmap(run))(*args), jax.jit(run) if alone == "jit" else run
   for i in range(2):
-    np.testing.assert_allclose(together[i], run(*(arg[i] for arg in args)), 1e-3, 1e-3)
+    np.testing.assert_allclose(together[i], single(*(arg[i] for arg in args)), 1e-3, 1e-3)
 
 
 def test_the_same_key_gives_the_same_model(name, labelled):
-  inputs, targets = labelled(30)
-  one, two = (np.asarray(predictor.predict(model, jnp.asarray(inputs)))
-              for predictor, model in (fitted(name, inputs, targets) for _ in range(2)))
+  one, two = (predicted(name, *labelled(NUM)) for _ in range(2))
   np.testing.assert_array_equal(one, two)
 
 
 def test_the_unit_of_the_labels_does_not_matter(name, labelled):
   """Labels in thousandths: a regressor answers in thousandths, and the order stays."""
-  inputs, targets = labelled(30)
-  one, two = (np.asarray(predictor.predict(model, jnp.asarray(inputs)))
-              for predictor, model in (fitted(name, inputs, targets * scale) for scale in (1.0, 1024.0)))
+  inputs, targets = labelled(NUM)
+  one, two = (predicted(name, inputs, targets * scale) for scale in (1.0, 1024.0))
   assert stats.kendall_tau(two, one) > 0.98
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer.predict.base import checked
 from nasformer.predict.nar import Nar, positions, segment_means, tiers_of
 from nasformer.types import UserError
 
@@ -36,12 +37,12 @@ def test_positions_are_sines_and_cosines():
 
 
 def test_tiers_and_score_agree(labelled):
-  inputs, targets = labelled(40)
+  inputs, targets = labelled(60)
   predictor = Nar()
-  model = jax.jit(predictor.fit)(jax.random.key(0), jnp.asarray(inputs), jnp.asarray(targets), jnp.ones(40))
-  tiers = np.asarray(predictor.tiers(model, jnp.asarray(inputs)))
+  model = checked(predictor, jax.random.key(0), inputs, targets)
+  tiers = np.asarray(jax.jit(predictor.tiers)(model, jnp.asarray(inputs)))
   np.testing.assert_allclose(tiers.sum(1), 1, rtol=1e-5)
-  best = np.asarray(predictor.predict(model, jnp.asarray(inputs))).argsort()
+  best = np.asarray(jax.jit(predictor.predict)(model, jnp.asarray(inputs))).argsort()
   mean_tier = tiers @ np.arange(5)
   assert mean_tier[best[:8]].mean() > mean_tier[best[-8:]].mean() + 1
 

@@ -5,6 +5,7 @@ import functools
 import itertools
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -32,6 +33,24 @@ class Toy(Space):
           Gene(f"{site}.width", (1, 2, 3), "ordinal", site, needs),
       ]
     return tuple(table)
+
+  # whole methods are compiled: called on their own, every operation of theirs would be a program
+
+  @functools.partial(jax.jit, static_argnums=(0, 2))
+  def draw(self, key, num):
+    return super().draw(key, num)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def active(self, genes):
+    return super().active(genes)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def canonical(self, genes):
+    return super().canonical(genes)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def contains(self, genes):
+    return super().contains(genes)
 
   def terms(self, core, width, ends):
     """`core` is priced by (kind, window), `width` by (scale, width), `ends` by scale."""

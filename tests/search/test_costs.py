@@ -56,7 +56,7 @@ def test_excess_is_exact_at_the_limit(toy):
   excess = jax.jit(table.excess, static_argnums=1)
   exact = table.exact(genes)
   assert exact.max() > 2**35
-  for cost in exact[:5]:
+  for cost in exact[:2]:
     np.testing.assert_array_equal(np.asarray(excess(genes, float(cost))) == 0, exact <= cost)
     np.testing.assert_array_equal(np.asarray(excess(genes, cost - 1.0)) == 0, exact <= cost - 1)
     np.testing.assert_array_equal(np.asarray(excess(genes, cost - 0.5)) == 0, exact <= cost - 1)

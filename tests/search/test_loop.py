@@ -11,14 +11,15 @@ import pytest
 
 from nasformer.registry import lookup
 from nasformer.ops.stats import pareto_mask
+from nasformer.predict.nar import Nar
 from nasformer.predict.pairwise import Pairwise
 from nasformer.search import TABLE, loop
 from nasformer.types import Score, UserError
 
 strategies = pytest.mark.parametrize("name", TABLE)
 SMALL = {  # of those that fit a model in every generation
-    "ranknas": {"labels": 32, "batch": 16, "memory": 96, "turns": 5, "ranker": Pairwise(num_members=2, steps=60)},
-    "nar": {"labels": 32, "batch": 16, "memory": 96, "pool": 512},
+    "ranknas": {"labels": 32, "batch": 16, "memory": 64, "turns": 3, "ranker": Pairwise(num_members=2, steps=20)},
+    "nar": {"labels": 32, "batch": 16, "memory": 64, "pool": 128, "ranker": Nar(num_tiers=3, width=8, steps=10)},
 }
 
 quick_strategies = pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def best_linear(domain, name, scorer):
 def test_beats_chance_on_random_linear_objectives(toy, name):
   if name == "random":
     pytest.skip("it is chance")
-  domain = toy.make(6)
+  domain = toy.large
   mine, chance = (best_linear(domain, who, toy.scorer) for who in (name, "random"))
   assert mine.mean() > chance.mean() and (mine >= chance).sum() >= 5
 
@@ -126,13 +127,21 @@ def test_same_key_same_trials(toy, name):
   assert trials(one) != trials(search(domain, name, toy.scorer(domain.space), 3, seed=5))
 
 
+EVEN = {"even": lambda genes: genes.sum(-1) % 2 == 0}
+
+
+@functools.cache
+def whole_search(domain, name, scorer):
+  """An undisturbed one."""
+  return search(domain, name, scorer(domain.space), 4, checks=EVEN)
+
+
 @strategies
 @pytest.mark.parametrize("kept", [0, 1, 2.5, 4])
 def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   """From a log through JSON that ends after, or in the middle of, a generation."""
   domain = toy.large
-  checks = {"even": lambda genes: genes.sum(-1) % 2 == 0}
-  whole = search(domain, name, toy.scorer(domain.space), 4, checks=checks)
+  whole = whole_search(domain, name, toy.scorer)
   log = [json.loads(json.dumps(trial)) for trial in trials(whole)]
   cut = sum(trial["generation"] < kept for trial in log) - (5 if kept % 1 else 0)
   calls = collections.Counter()
@@ -141,7 +150,7 @@ def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
     calls[len(genes)] += 1
     return toy.scorer(domain.space)(genes)
 
-  again = search(domain, name, score, 4, known=log[:cut], checks=checks)
+  again = search(domain, name, score, 4, known=log[:cut], checks=EVEN)
   assert trials(again) == trials(whole) == log
   assert [generation.replayed for generation in again] == [number < int(kept) for number in range(4)]
   assert again[-1].rejected == whole[-1].rejected and again[-1].duplicates == whole[-1].duplicates
@@ -154,7 +163,7 @@ def test_programs_compiled_do_not_depend_on_the_generations(toy, name):
   compiled, counts = [], []
   jax.monitoring.register_event_duration_secs_listener(
       lambda event, _, **more: compiled.append(event) if event.endswith("backend_compile_duration") else None)
-  domain = dataclasses.replace(toy.make())  # a new one, for which nothing is compiled yet
+  domain = dataclasses.replace(toy.make(1))  # a new one, for which nothing is compiled yet
   jax.random.key(0)
   for generations in (3, 8):
     compiled.clear()

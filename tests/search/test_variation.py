@@ -75,18 +75,19 @@ def test_a_space_of_one_network_stays(toy):
 def test_neighbours(toy, restrict):
   """By hand: each other allowed option of each active gene, genes that come to life at their first option."""
   space = toy.Toy(restrict, 2)
-  for genes in space.everything():
-    active, wanted = np.asarray(space.active(genes)), set()
-    for i, row in enumerate(space.allowed):
-      for option in np.flatnonzero(row):
-        if active[i] and option != genes[i]:
-          changed = np.where(active, genes, space.allowed.argmax(1))
-          changed[i] = option
-          wanted.add(tuple(np.asarray(space.canonical(changed)).tolist()))
-    near, other = jax.jit(variation.neighbours, static_argnums=0)(space, genes)
-    found = [tuple(row) for row in np.asarray(near)[np.asarray(other)].tolist()]
-    assert len(near) == space.allowed.sum() and len(set(found)) == len(found) and set(found) == wanted
-    assert space.contains(near).all()
+  everything = space.everything()
+  changes = [(i, option) for i, row in enumerate(space.allowed) for option in np.flatnonzero(row)]
+  alive = np.asarray(space.active(everything))
+  changed = np.repeat(np.where(alive, everything, space.allowed.argmax(1))[:, None], len(changes), 1)
+  for number, (i, option) in enumerate(changes):
+    changed[:, number, i] = option
+  changed = np.asarray(space.canonical(changed))
+  near, other = map(np.asarray, jax.jit(jax.vmap(functools.partial(variation.neighbours, space)))(everything))
+  assert near.shape[1] == space.allowed.sum() and space.contains(near).all()
+  for n, genes in enumerate(everything):
+    wanted = {tuple(row) for row, (i, option) in zip(changed[n].tolist(), changes) if alive[n, i] and option != genes[i]}
+    found = [tuple(row) for row in near[n][other[n]].tolist()]
+    assert len(set(found)) == len(found) and set(found) == wanted
 
 
 def test_the_rate_of_one_gene(toy):
