@@ -3,6 +3,7 @@
     apply, params, spec = nasformer.load("DIR")
     logits = apply(params, images)  # uint8 or float, 0 to 255: [B, height, width, channels]
     translations = apply(params, ["A sentence."])  # where the task is translation
+    logits = apply(params, ["A text."])  # of texts; or of series, arrays [steps, channels] of unequal lengths
 """
 
 import pathlib
@@ -13,11 +14,15 @@ import jax
 from nasformer import config, supernet
 from nasformer.data.base import Info
 from nasformer.data.parallel import TextInfo
+from nasformer.data.series import SeriesInfo
+from nasformer.data.texts import TextsInfo
 from nasformer.experiment import Experiment
 from nasformer.registry import lookup
 from nasformer.store import files
 from nasformer.store.checkpoint import Checkpoints
 from nasformer.types import Params, UserError
+
+_INFOS = {"source_vocab": TextInfo, "vocabulary": TextsInfo, "image_shape": Info, "lengths": SeriesInfo}  # by a field of their own
 
 
 def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None = None) -> tuple[Callable, Params, Any]:
@@ -29,8 +34,8 @@ def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None =
     seed: which seed's; the first if None.
 
   Returns:
-    (apply, params, spec), with what the task gives people: `apply(params, images) -> logits` or `apply(params, sentences) ->
-    translations`.
+    (apply, params, spec), with what the task gives people: `apply(params, images) -> logits`, `apply(params, sentences) ->
+    translations`, `apply(params, texts) -> logits` or `apply(params, series) -> logits`.
 
   Raises:
     UserError: the search has not ended, there is no such winner, or it has no weights yet.
@@ -61,7 +66,7 @@ def load(workdir: str | pathlib.Path, arm: str | None = None, seed: int | None =
 def described(about: Mapping) -> tuple[Experiment, Any]:
   """The experiment, and what is known of its data, as experiment.json has them."""
   experiment = config.from_json(Experiment, about["config"])
-  info_type = {True: TextInfo, False: Info}["fingerprint" in about["dataset"]]
+  info_type = _INFOS[next(name for name in _INFOS if name in about["dataset"])]
   fields = info_type.__dataclass_fields__
   return experiment, info_type(**{name: tuple(value) if isinstance(value, list) else value
                                   for name, value in about["dataset"].items() if name in fields})

@@ -20,6 +20,7 @@ import nasformer
 from nasformer import config, supernet
 from nasformer.data.base import Splits
 from nasformer.data.parallel import TextInfo
+from nasformer.data.texts import TextsInfo
 from nasformer.experiment import Experiment
 from nasformer.registry import lookup
 from nasformer.store import files
@@ -53,7 +54,7 @@ class Run:
   @functools.cached_property
   def splits(self) -> Splits:
     splits, about = self.experiment.data.load(self.data_dir, self.path), self.path / "experiment.json"
-    if isinstance(splits.info, TextInfo) and about.exists():
+    if isinstance(splits.info, (TextInfo, TextsInfo)) and about.exists():
       theirs = files.read_json(about)["dataset"]["fingerprint"]
       if theirs != splits.info.fingerprint:
         raise UserError(f"--workdir={self.path}: its networks were trained with another vocabulary (fingerprint {theirs[:12]},"

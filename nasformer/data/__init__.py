@@ -7,6 +7,15 @@ TABLE = {
     "mnist": "nasformer.data.mnist:Mnist",
     "fashion_mnist": "nasformer.data.mnist:FashionMnist",
     "image_folder": "nasformer.data.image_folder:ImageFolder",
+    # texts with one label each
+    "imdb": "nasformer.data.imdb:Imdb",
+    "sst2": "nasformer.data.sst2:Sst2",
+    "cola": "nasformer.data.cola:Cola",
+    "sentence_polarity": "nasformer.data.sentence_polarity:SentencePolarity",
+    "labelled_text": "nasformer.data.labelled_text:LabelledText",
+    # series of numbers with one label each
+    "ts_classification": "nasformer.data.ts_classification:TsClassification",
+    "series_files": "nasformer.data.series_files:SeriesFiles",
     # sentence pairs
     "numbers": "nasformer.data.numbers:Numbers",
     "multi30k": "nasformer.data.multi30k:Multi30k",

@@ -1,7 +1,7 @@
 """What a data set is: examples in three parts, the same on every machine, and who may read which.
 
 A subclass of `Dataset` is a frozen dataclass; it reads its files (`load`) and leaves all else to the `assemble` of its
-kind, `ImageDataset` here or `Parallel` for text: carving the validation part out of the training part, limits, sizes,
+kind, such as `ImageDataset` here or `Parallel` for sentence pairs: carving the validation part out of the training part, limits, sizes,
 statistics. Whatever is drawn at random is drawn from the raw bits of PCG64, which NumPy promises not to change, unlike
 its `shuffle`.
 """
@@ -9,7 +9,7 @@ its `shuffle`.
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, ClassVar, Mapping
 
 import numpy as np
 from jaxtyping import Int, Int32, Shaped
@@ -89,8 +89,40 @@ class Part:
     raise NotImplementedError
 
 
+class Labelled(Part):
+  """A part of a data set whose examples have one label each.
+
+  Attributes:
+    labels: class of each example.
+    noun: what the examples are, for messages.
+  """
+
+  labels: Int32[np.ndarray, "E"]
+  noun: ClassVar[str]
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def subset(self, name: str, indices: Int[np.ndarray, "K"]) -> "Labelled":
+    """The examples at these positions, as a part of its own."""
+    raise NotImplementedError
+
+  def carve(self, name: str, fraction: float, seed: Seed) -> tuple["Labelled", "Labelled"]:
+    """What is left, and a part with this share of every class; see `carve`."""
+    kept, held = carve(self.labels, fraction, seed)
+    return self.subset(self.name, kept), self.subset(name, held)
+
+  def check(self, batch_size: int, process_count: int, training: bool) -> None:
+    if batch_size < 1 or batch_size % process_count:
+      raise UserError(f"batch_size={batch_size} must be a positive multiple of the number of processes, "
+                      f"{process_count}")
+    if training and batch_size > len(self):
+      raise UserError(f"batch_size={batch_size} is larger than the part {self.name!r} of {len(self)} {self.noun}: use at "
+                      "most that many")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Split(Part):
+class Split(Labelled):
   """A part of a data set of images.
 
   Attributes:
@@ -102,9 +134,7 @@ class Split(Part):
   name: str
   images: images_lib.Images
   labels: Int32[np.ndarray, "E"]
-
-  def __len__(self) -> int:
-    return len(self.labels)
+  noun: ClassVar[str] = "images"
 
   @property
   def lazy(self) -> bool:
@@ -117,19 +147,6 @@ class Split(Part):
   def subset(self, name: str, indices: Int[np.ndarray, "K"]) -> "Split":
     """The examples at these positions, as a part of its own."""
     return Split(name, images_lib.pick(self.images, indices), self.labels[indices])
-
-  def carve(self, name: str, fraction: float, seed: Seed) -> tuple["Split", "Split"]:
-    """What is left, and a part with this share of every class; see `carve`."""
-    kept, held = carve(self.labels, fraction, seed)
-    return self.subset(self.name, kept), self.subset(name, held)
-
-  def check(self, batch_size: int, process_count: int, training: bool) -> None:
-    if batch_size < 1 or batch_size % process_count:
-      raise UserError(f"batch_size={batch_size} must be a positive multiple of the number of processes, "
-                      f"{process_count}")
-    if training and batch_size > len(self):
-      raise UserError(f"batch_size={batch_size} is larger than the part {self.name!r} of {len(self)} images: use at "
-                      "most that many")
 
   def train_batch(self, step: int, batch_size: int, seed: int, share: Share = WHOLE) -> Batch:
     """The batch of a step; one that meets the end of an epoch goes on in the next."""
@@ -253,6 +270,27 @@ class Dataset:
     """
     raise NotImplementedError
 
+  def dealt(self, name: str, class_names: tuple[str, ...], train: Labelled, test: Labelled,
+            val: Labelled | None = None) -> tuple[Labelled, Labelled, Labelled]:
+    """Training, validation and test part of examples with one label each, cut in proportion of the classes.
+
+    Args:
+      name: row in the table.
+      class_names: a name for each label.
+      train: all training examples.
+      test: test examples.
+      val: validation examples; None carves them out of `train`, as is the rule.
+
+    Raises:
+      UserError: a part would be empty, or lack a class to learn.
+    """
+    if val is None:
+      train, val = train.carve("val", self.val_fraction, (self.split_seed, 1))
+    train = _limit(train, "max_train", self.max_train, (self.split_seed, 2))
+    val = _limit(val, "max_val", self.max_val, (self.split_seed, 3))
+    _check(name, class_names, (train, val, test))
+    return train, val, test
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset(Dataset):
@@ -280,12 +318,7 @@ class ImageDataset(Dataset):
       test: test images.
       val: validation images; None carves them out of `train`, as is the rule.
     """
-    if val is None:
-      train, val = train.carve("val", self.val_fraction, (self.split_seed, 1))
-    train = _limit(train, "max_train", self.max_train, (self.split_seed, 2))
-    val = _limit(val, "max_val", self.max_val, (self.split_seed, 3))
-    _check(name, class_names, (train, val, test))
-    parts = {part.name: self._ready(part) for part in (train, val, test)}
+    parts = {part.name: self._ready(part) for part in self.dealt(name, class_names, train, test, val)}
     mean, std = images_lib.moments(parts["train"].images)
     shape = tuple(parts["train"].images.shape[1:])
     info = Info(name, shape, len(class_names), class_names, note, tuple(mean.tolist()), tuple(std.tolist()))
@@ -343,16 +376,16 @@ def check_limit(field: str, limit: int, available: int, what: str) -> None:
     raise UserError(f"{field}={limit} is more than the {available} {what}: use 0 for all")
 
 
-def _limit(split: Split, field: str, limit: int, seed: Seed) -> Split:
-  check_limit(field, limit, len(split), f"images there are in {split.name!r}")
+def _limit(split: Labelled, field: str, limit: int, seed: Seed) -> Labelled:
+  check_limit(field, limit, len(split), f"{split.noun} there are in {split.name!r}")
   return split.carve(split.name, limit / len(split), seed)[1] if limit else split
 
 
-def _check(name: str, class_names: tuple[str, ...], parts: tuple[Split, ...]) -> None:
+def _check(name: str, class_names: tuple[str, ...], parts: tuple[Labelled, ...]) -> None:
   for part in parts:
     if not len(part):
-      raise UserError(f"{name}: the part {part.name!r} would be empty; give more images or a larger fraction")
+      raise UserError(f"{name}: the part {part.name!r} would be empty; give more {part.noun} or a larger fraction")
   absent = np.flatnonzero(np.bincount(parts[0].labels, minlength=len(class_names)) == 0)
   if len(absent):
-    raise UserError(f"{name}: no training image is left of class {class_names[absent[0]]!r}; give more images, a "
+    raise UserError(f"{name}: no training example is left of class {class_names[absent[0]]!r}; give more {parts[0].noun}, a "
                     "larger max_train or smaller fractions")

@@ -66,6 +66,25 @@ def packed(path: pathlib.Path) -> pathlib.Path:
   return gz if gz.exists() and not path.exists() else path
 
 
+def own(name: str, data_dir: pathlib.Path | None, folder: str) -> pathlib.Path:
+  """A file of a person, looked for in the data directory, in a folder of it, and where the program runs.
+
+  Args:
+    name: its path.
+    data_dir: the data directory, if there is one.
+    folder: the row in the table of data sets, which is the name of that folder too.
+
+  Raises:
+    UserError: it is in none of these.
+  """
+  folders = [data_dir, data_dir / folder] if data_dir else []
+  paths = [base / name for base in folders] + [pathlib.Path(name)]
+  for path in paths:
+    if path.is_file():
+      return path
+  raise UserError(f"{folder}: there is no file {' nor '.join(map(str, paths))}: give the path of a text file")
+
+
 def lines(path: pathlib.Path) -> list[str]:
   """The lines of a text in UTF-8, unpacked if its name ends in .gz.
 

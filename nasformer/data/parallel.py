@@ -1,14 +1,13 @@
 """Parallel text: what all data sets of sentence pairs share, from raw pairs to encoded parts."""
 
 import dataclasses
-import itertools
 import pathlib
 from typing import Mapping, Sequence
 
 import numpy as np
 
 from nasformer.data import base, cache, pairs as pairs_lib, tokens as tokens_lib
-from nasformer.data.buckets import Split
+from nasformer.data.buckets import Split, check_lengths
 from nasformer.data.vocabulary import MODELS, Vocabularies
 from nasformer.types import UserError
 
@@ -85,10 +84,7 @@ class Parallel(base.Dataset):
       raise UserError(f"coverage={self.coverage} must lie between 0.9 and 1, such as 0.9995 where many signs are rare")
     if self.vocab_pairs < 1 or self.max_length < 2:
       raise UserError(f"vocab_pairs={self.vocab_pairs}, max_length={self.max_length}: use at least 1 and at least 2")
-    if not self.lengths or any(one >= two for one, two in itertools.pairwise((1, *self.lengths))):
-      raise UserError(f"lengths={self.lengths} must ascend from at least 2, such as (16, 32, 64, 128)")
-    if self.lengths[-1] < self.max_length:
-      raise UserError(f"lengths={self.lengths} must end with at least max_length={self.max_length}")
+    check_lengths(self.lengths, self.max_length)
 
   def assemble(self, name: str, note: str, raw: Mapping[str, pairs_lib.Pairs], cache_dir: pathlib.Path | None,
                test_fraction: float = 0.0) -> base.Splits:

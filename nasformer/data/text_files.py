@@ -53,22 +53,13 @@ class TextFiles(Parallel):
       raise UserError("text_files reads files of your own: name them by the fields `source` and `target`")
     named = {"train": (self.source, self.target), "val": (self.val_source, self.val_target),
              "test": (self.test_source, self.test_target)}
-    raw = {part: pairs.read(*(_found(path, data_dir) for path in paths), blanks=part == "train")
+    raw = {part: pairs.read(*(files.own(path, data_dir, "text_files") for path in paths), blanks=part == "train")
            for part, paths in named.items() if paths[0]}
     names = " and ".join(repr(pathlib.Path(path).name) for path in named["train"])
     told = dataclasses.replace(self, source_language=self.source_language or _language(self.source, "source"),
                                target_language=self.target_language or _language(self.target, "target"))
     note = f"The user's files {names} (licence: as the owner says)"
     return told.assemble("text_files", note, raw, cache_dir, self.test_fraction)
-
-
-def _found(name: str, data_dir: pathlib.Path | None) -> pathlib.Path:
-  folders = [data_dir, data_dir / "text_files"] if data_dir else []
-  paths = [folder / name for folder in folders] + [pathlib.Path(name)]
-  for path in paths:
-    if path.is_file():
-      return path
-  raise UserError(f"text_files: there is no file {' nor '.join(map(str, paths))}: give the path of a text file")
 
 
 def _language(name: str, default: str) -> str:

@@ -49,6 +49,7 @@ PERCENT = Unit(percent2, percent, lambda value: f"{100 * value:g}%")
 TENTHS = Unit(tenths, tenths, _plain)
 NATS = Unit(thousandths, thousandths, _plain, "nats per token")
 BITS = Unit(thousandths, thousandths, _plain, "bits per token")
+THOUSANDTHS = Unit(thousandths, thousandths, _plain)
 COUNT = Unit(si, si, si)
 MILLISECONDS = Unit(milliseconds, milliseconds, _plain)
 
@@ -65,6 +66,7 @@ class Metric:
     of: takes the value out of a model; None while it is not measured.
     noun: what follows a value in a sentence.
     interval: takes the ends of the value's 95% interval out of a model, where there is one.
+    optional: left out of runs in which no network has it.
   """
 
   name: str
@@ -74,6 +76,7 @@ class Metric:
   of: Callable[[Model], float | None]
   noun: str = ""
   interval: Callable[[Model], Interval | None] = lambda model: None
+  optional: bool = False
 
   @property
   def axis(self) -> str:
@@ -109,6 +112,8 @@ class Yardstick:
     notes: what a reader of the comparison needs to know of its columns.
     more_notes: likewise of `more`.
     timed: what a run of the latency measurement does, where that needs saying.
+    step: what lengths of inputs are counted in.
+    lengths: what FLOPs by length are counted of.
   """
 
   topic: str
@@ -127,6 +132,8 @@ class Yardstick:
   notes: str
   more_notes: str
   timed: str
+  step: str
+  lengths: str
 
   @property
   def metrics(self) -> tuple[Metric, ...]:
@@ -141,14 +148,16 @@ class Yardstick:
 
 def yardstick(run: Run) -> Yardstick:
   """The yardstick of a run's task."""
-  return YARDSTICKS[run.experiment["headline"]]
+  yard = YARDSTICKS[run.experiment["headline"]]
+  measured = lambda metric: any(metric.of(model) is not None for model in run.models)
+  return dataclasses.replace(yard, more=tuple(metric for metric in yard.more if not metric.optional or measured(metric)))
 
 
 def _on_test(name: str) -> Callable[[Model], float | None]:
   return lambda model: model.test[name] if model.test else None
 
 
-# -- images ------------------------------------------------------------------------------------------------------------
+# -- one label for each example ----------------------------------------------------------------------------------------
 
 
 def _more_accurate(gain: float) -> str:
@@ -166,10 +175,19 @@ def _guessed_accuracy(dataset: Mapping) -> float:
   return 1 / classes if classes > 1 else 0.0
 
 
+def _matthews(model: Model) -> float | None:
+  return model.test["matthews"] if "matthews" in model.test else None
+
+
+def _classes(dataset: Mapping) -> str:
+  longest = f" · sequences of at most {dataset['max_length']:,} steps" if "max_length" in dataset else ""
+  return f"{len(dataset['class_names'])} classes{longest}"
+
+
 ACCURACY = Yardstick(
     topic="Accuracy",
     test=Metric("test_retrained", "Test accuracy, retrained", PERCENT, max, _on_test("accuracy"), "test accuracy"),
-    more=(),
+    more=(Metric("matthews", "Matthews correlation", THOUSANDTHS, max, _matthews, optional=True),),
     retrained=Metric("val_retrained", "Validation accuracy, retrained", PERCENT, max,
                      lambda model: model.val_retrained, "validation accuracy"),
     inherited=Metric("val_inherited", "Validation accuracy, inherited", PERCENT, max,
@@ -180,11 +198,13 @@ ACCURACY = Yardstick(
     gain=_more_accurate,
     error=_binomial_error,
     examples="examples",
-    described=lambda dataset: f"{len(dataset['class_names'])} classes",
+    described=_classes,
     paired=False,
     notes="",
-    more_notes="",
+    more_notes="Matthews correlation of predicted and true classes: 1 is all right, 0 no better than guessing.",
     timed="",
+    step="steps",
+    lengths="For one sequence of so many steps (tokens of a text)",
 )
 
 
@@ -233,6 +253,8 @@ BLEU = Yardstick(
                 " translations equal to their reference. Losses are per target token; smoothed is with the label"
                 " smoothing of training."),
     timed="A run translates word by word, greedily, at the length that FLOPs are counted at. ",
+    step="tokens",
+    lengths="For a source and a target of so many tokens each",
 )
 
 YARDSTICKS = {"accuracy": ACCURACY, "bleu": BLEU}

@@ -38,18 +38,17 @@ def against_baseline(run: Run) -> Iterator[str]:
 
 
 def lengths(run: Run) -> Iterator[str]:
-  """How FLOPs grow with the sentence."""
-  columns = tables.lengths(run)
+  """How FLOPs grow with the length of the input."""
+  columns, yard = tables.lengths(run), yardstick(run)
   if columns:
     rows = []
     for arm in run.arms:
       counted = [[model.flops_by_length[length] for model in run.of(arm) if length in model.flops_by_length]
                  for length in columns]
       rows.append([named(run, arm), *(spread(flops).show(si) if flops else "–" for flops in counted)])
-    yield "<h3>FLOPs by sentence length</h3>"
-    yield table(["arm", *(f"{length:,} tokens" for length in columns)], rows)
-    yield ('<p class="soft note">For a source and a target of so many tokens each, otherwise counted as the FLOPs'
-           " above.</p>")
+    yield "<h3>FLOPs by length</h3>"
+    yield table(["arm", *(f"{length:,} {yard.step}" for length in columns)], rows)
+    yield f'<p class="soft note">{yard.lengths}, otherwise counted as the FLOPs above.</p>'
 
 
 def side_by_side(run: Run) -> Iterator[str]:

@@ -2,5 +2,6 @@
 
 BY_NETWORK = {
     "VisionNet": "nasformer.supernet.encoder:Supernet",
+    "SequenceNet": "nasformer.supernet.encoder:Supernet",
     "TranslationNet": "nasformer.supernet.translation:TranslationSupernet",
 }

@@ -3,15 +3,16 @@ that `derive` cuts out."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from nasformer.attention.base import Sizes, Tensor
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep
-from nasformer.nets.vision import VisionNet, VisionTransformer, layer_noise
+from nasformer.nets.encoder import EncoderNet, EncoderTransformer, layer_noise
 from nasformer.ops import masks
 from nasformer.space.encoder import Encoder, Reading
 from nasformer.supernet import slicing
@@ -19,7 +20,6 @@ from nasformer.supernet.branching import Block, Branch, Exact, Masked, Shared
 from nasformer.types import EncoderSpec, LayerSpec
 
 Logits = Float[Array, "B C"]
-ImageBatch = Shaped[Array, "B height width channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Supernet:
   """
 
   space: Encoder
-  net: VisionNet
+  net: EncoderNet
   share_projections: bool = False
 
-  def module(self, spec: EncoderSpec) -> VisionTransformer:
+  def module(self, spec: EncoderSpec) -> EncoderTransformer:
     """The small network of a spec."""
-    return VisionTransformer(self.net, spec, spec.embed_dim / max(self.space.embed_dim))
+    return EncoderTransformer(self.net, spec, spec.embed_dim / max(self.space.embed_dim))
 
   # -- parameters ---------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class Supernet:
             "head": {name: slicing.used(tensor, alive) for name, tensor in declared["head"].items()}}
 
   def derive(self, params: dict, spec: EncoderSpec) -> dict:
-    """Parameters of the small network, for `nets.vision.VisionTransformer`."""
+    """Parameters of the small network, for `nets.encoder.EncoderTransformer`."""
     small = {"stem": slicing.plain(self.net.stem_tensors(spec.embed_dim)).take(params["stem"])}
     for i, layer in enumerate(spec.layers):
       attention = self._attention_cut(spec.embed_dim, layer.kind, layer.num_heads)
@@ -94,33 +94,34 @@ class Supernet:
 
   # -- forward ------------------------------------------------------------------------------------------------------
 
-  def masked(self, params: dict, genes: Int[Array, "G"], images: ImageBatch, key: Array | None = None) -> Logits:
+  def masked(self, params: dict, genes: Int[Array, "G"], inputs: Any, key: Array | None = None) -> Logits:
     """Logits of one architecture, every layer at its largest size."""
-    return self._forward(Masked(), params, genes, images, key)
+    return self._forward(Masked(), params, genes, inputs, key)
 
-  def exact(self, params: dict, genes: Int[Array, "G"], images: ImageBatch, key: Array | None = None) -> Logits:
+  def exact(self, params: dict, genes: Int[Array, "G"], inputs: Any, key: Array | None = None) -> Logits:
     """Logits of one architecture at its own sizes; the cost is its own too, under jit and one compilation for all."""
-    return self._forward(Exact(), params, genes, images, key)
+    return self._forward(Exact(), params, genes, inputs, key)
 
-  def shared(self, params: dict, genes: Int[Array, "G"], images: ImageBatch, axis: str) -> Logits:
+  def shared(self, params: dict, genes: Int[Array, "G"], inputs: Any, axis: str) -> Logits:
     """Logits of one member of a chunk mapped under `axis`, at the sizes of the chunk's largest member."""
-    return self._forward(Shared(axis), params, genes, images, None)
+    return self._forward(Shared(axis), params, genes, inputs, None)
 
-  def _forward(self, form, params, genes, images, key):
+  def _forward(self, form, params, genes, inputs, key):
     reading = self.space.read(genes)
     widths = [functools.partial(self._width, form, embed_dim=dim) for dim in self.space.embed_dim]
-    return form.choose(reading.embed, widths, params, reading, images, key)
+    return form.choose(reading.embed, widths, params, reading, inputs, key)
 
-  def _width(self, form, params, reading: Reading, images, key, *, embed_dim: int):
+  def _width(self, form, params, reading: Reading, inputs, key, *, embed_dim: int):
     net, keep = self.net, self._keep(reading) if form.masks else None
     whole = None if keep is None else Keep(keep.embed[:embed_dim])
-    aux = {"reading": reading, "keep": keep, "key": key}
-    x = net.stem(slicing.plain(net.stem_tensors(embed_dim)).take(params["stem"]), images, whole)
+    mask = net.real(inputs)
+    aux = {"reading": reading, "keep": keep, "key": key, "mask": mask}
+    x = net.stem(slicing.plain(net.stem_tensors(embed_dim)).take(params["stem"]), inputs, whole)
     carry = blocks.first_carry({kind: net.kind(kind) for kind in self.space.kinds},
                                Sizes(embed_dim, max(self.space.heads), self.space.head_dim, grid=net.grid), x)
     (x, _), _ = form.layers(self._blocks(embed_dim), reading.depth, self.space.max_depth, (x, carry), params["layers"],
                             None, aux)
-    return net.head(slicing.plain(net.head_tensors(embed_dim)).take(params["head"]), x, whole)
+    return net.head(slicing.plain(net.head_tensors(embed_dim)).take(params["head"]), x, whole, mask)
 
   def _blocks(self, embed_dim: int) -> tuple[Block, Block]:
     """What a layer of this width consists of, with its branches from small to large."""
@@ -130,7 +131,7 @@ class Supernet:
     def attention(kind, heads):
       def run(p, layer, state, memory, aux):
         keep = aux["keep"] and Keep(aux["keep"].embed[:embed_dim], aux["keep"].heads[layer, :heads])
-        return net.attention(kind, p, state[0], keep, noise(layer, aux)[0], state[1])
+        return net.attention(kind, p, state[0], keep, noise(layer, aux)[0], state[1], aux["mask"])
 
       return Branch(self._attention_cut(embed_dim, kind, heads), run)
 

@@ -2,5 +2,7 @@
 
 TABLE = {
     "image_classification": "nasformer.tasks.image_classification:ImageClassification",
+    "text_classification": "nasformer.tasks.text_classification:TextClassification",
+    "series_classification": "nasformer.tasks.series_classification:SeriesClassification",
     "translation": "nasformer.tasks.translation:TranslationTask",
 }

@@ -115,7 +115,7 @@ def test_missing_data_directory_is_told(tiny, tmp_path):
     ({"max_train": -1}, "max_train=-1 must not be negative"),
     ({"split_seed": -1}, "split_seed=-1"),
     ({"max_train": 10**6}, "max_train=1000000 is more than the .* use 0 for all"),
-    ({"max_train": 5}, "no training image is left of class .*larger max_train"),
+    ({"max_train": 5}, "no training example is left of class .*larger max_train"),
     ({"val_fraction": 1e-9}, "part 'val' would be empty"),
 ])
 def test_bad_fields_are_told(tiny, fields, message):

@@ -13,7 +13,8 @@ import pytest
 
 from nasformer import attention, registry, space
 from nasformer.nets.translation import PAD, Pair, Sliced, Translation, TranslationNet
-from nasformer.nets.vision import Vision, VisionNet, VisionTransformer
+from nasformer.nets.encoder import EncoderTransformer
+from nasformer.nets.vision import Vision, VisionNet
 from nasformer.ops.losses import smoothed_cross_entropy
 from nasformer.space.encoder import Encoder
 from nasformer.space.translation import Translation as TranslationSpace
@@ -60,7 +61,7 @@ class Images:
 
   def small(self, name, spec):
     """Function of the small network's parameters -> logits, as it is called most quickly."""
-    network = VisionTransformer(self.net(name, Blocks), spec)
+    network = EncoderTransformer(self.net(name, Blocks), spec)
     return lambda params: network.apply({"params": params}, self.inputs)
 
   def compiled(self, gradient):

@@ -9,7 +9,8 @@ import pytest
 from nasformer import attention, registry
 from nasformer.attention.cosformer import CosFormer
 from nasformer.nets.blocks import Keep
-from nasformer.nets.vision import Vision, VisionNet, VisionTransformer, layer_noise
+from nasformer.nets.encoder import EncoderTransformer, layer_noise
+from nasformer.nets.vision import Vision, VisionNet
 from nasformer.types import EncoderSpec, LayerSpec, UserError
 
 KINDS = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
@@ -26,14 +27,14 @@ def make(**config):
 
 def draw(net, spec=SPEC):
   """Parameters of which none is zero."""
-  shapes = jax.eval_shape(VisionTransformer(net, spec).init, jax.random.key(0), IMAGES)["params"]
+  shapes = jax.eval_shape(EncoderTransformer(net, spec).init, jax.random.key(0), IMAGES)["params"]
   rng = np.random.default_rng(1)
   return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), jnp.float32), shapes)
 
 
 @functools.cache
 def compiled(*network):
-  return jax.jit(VisionTransformer(*network).apply, compiler_options=QUICK)
+  return jax.jit(EncoderTransformer(*network).apply, compiler_options=QUICK)
 
 
 def run(net, params, images=IMAGES, key=None, spec=SPEC, width_share=1.0):
@@ -173,7 +174,7 @@ def test_noise_of_the_last_layer_is_right_on_average():
   net, spec = make(dropout=0.5), EncoderSpec(6, (LayerSpec("softmax", 2, 4, 5),))
   params = draw(net, spec)
   params["layer_0_mlp"] |= {"down": 1e-2 * params["layer_0_mlp"]["down"]}
-  apply = lambda key: VisionTransformer(net, spec, 0.5).apply({"params": params}, IMAGES, key)
+  apply = lambda key: EncoderTransformer(net, spec, 0.5).apply({"params": params}, IMAGES, key)
   outs = jax.jit(jax.vmap(apply), compiler_options=QUICK)(jax.random.split(jax.random.key(0), 2000))
   error = np.abs(outs.mean(0) - run(net, params, spec=spec))
   assert (error < 4.5 * outs.std(0) / np.sqrt(2000) + 1e-5).all() and outs.std() > 1e-2
@@ -187,13 +188,13 @@ def test_noise_of_the_last_layer_is_right_on_average():
 def test_counts_are_what_is_computed(kind, class_token, count_products):
   net, spec = make(class_token=class_token), EncoderSpec(6, (LayerSpec(kind, 2, 4, 5), LayerSpec(kind, 3, 4, 7)))
   params = draw(net, spec)
-  apply = lambda params, images: VisionTransformer(net, spec).apply({"params": params}, images)
+  apply = lambda params, images: EncoderTransformer(net, spec).apply({"params": params}, images)
   assert net.count_spec(spec).params == sum(leaf.size for leaf in jax.tree.leaves(params))
   assert net.count_spec(spec).products == count_products(apply, params, IMAGES[:1])
 
 
 def test_initial_network_is_deterministic_and_finite():
-  init = jax.jit(VisionTransformer(make(), SPEC).init, compiler_options=QUICK)
+  init = jax.jit(EncoderTransformer(make(), SPEC).init, compiler_options=QUICK)
   one, again = init(jax.random.key(0), IMAGES), init(jax.random.key(0), IMAGES)
   jax.tree.map(np.testing.assert_array_equal, one, again)
   assert np.isfinite(run(make(), one["params"])).all()

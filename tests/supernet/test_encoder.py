@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.nets.vision import VisionTransformer
+from nasformer.nets.encoder import EncoderTransformer
 from nasformer.types import EncoderSpec, LayerSpec
 
 SPEC = EncoderSpec(4, (LayerSpec("linear", 2, 4, 3), LayerSpec("softmax", 1, 4, 5)))  # depth 2 of 3, the smaller width
@@ -23,7 +23,7 @@ def close(got, want, tolerance=1e-4):
 def sliced(small, spec, *inputs, supernet=None):
   """What the small network says."""
   supernet = supernet or small.supernet
-  run = small.quick(VisionTransformer(supernet.net, spec, spec.embed_dim / 6).apply)
+  run = small.quick(EncoderTransformer(supernet.net, spec, spec.embed_dim / 6).apply)
   return run({"params": supernet.derive(small.params, spec)}, *inputs)
 
 
@@ -93,7 +93,7 @@ def test_derived_tensors_by_hand(small):
 
 
 def test_derived_tree_is_the_small_networks_own(small):
-  module = VisionTransformer(small.supernet.net, SPEC)
+  module = EncoderTransformer(small.supernet.net, SPEC)
   own = jax.eval_shape(module.init, jax.random.key(0), small.batch["image"])["params"]
   assert jax.eval_shape(lambda p: small.supernet.derive(p, SPEC), small.params) == own
 

@@ -10,7 +10,8 @@ from nasformer import attention, registry
 from nasformer.attention.softmax import Softmax
 from nasformer.data.augment import Augment
 from nasformer.data.base import Info
-from nasformer.nets.vision import Vision, VisionTransformer
+from nasformer.nets.encoder import EncoderTransformer
+from nasformer.nets.vision import Vision
 from nasformer.space.encoder import Encoder
 from nasformer.tasks.image_classification import ImageClassification
 from nasformer.types import EncoderSpec, LayerSpec, UserError
@@ -79,7 +80,7 @@ def test_the_loss_falls():
   task, rng = ImageClassification(net=Vision(2)), np.random.default_rng(0)
   net = task.build(INFO, Encoder(), {"softmax": Softmax()})
   batch = {"image": jnp.asarray(rng.integers(0, 256, (16, 4, 6, 2)), jnp.uint8), "label": jnp.arange(16) % 3}
-  module, optimizer = VisionTransformer(net, EncoderSpec(8, (LayerSpec("softmax", 2, 4, 16),))), optax.adam(1e-2)
+  module, optimizer = EncoderTransformer(net, EncoderSpec(8, (LayerSpec("softmax", 2, 4, 16),))), optax.adam(1e-2)
   loss = lambda params: task.loss(module.apply({"params": params}, batch["image"]), batch).mean()
 
   def step(carry, _):
