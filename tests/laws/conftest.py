@@ -88,6 +88,10 @@ class Images:
     net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
+  def few(self, name, this):
+    """The same space with its portion of the kinds."""
+    return dataclasses.replace(this, kinds=portion(this.kinds, row_number(name, self.spaces)))
+
   def grows(self, this, gene, cost):
     """Whether a network of this space costs more, and not only as much, with more of it."""
     return not (this.head_budget and gene.name == "depth")  # the same heads in more layers
@@ -148,6 +152,11 @@ class Translations:
     widths = max(this.encoder_embed_dim), max(this.decoder_embed_dim)
     net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
     return this, net, Pair(tokens, tokens)
+
+  def few(self, name, this):
+    fields = [f"{module}_kinds" for module in self.modules]
+    kinds = [portion(getattr(this, field), place) for place, field in enumerate(fields, row_number(name, self.spaces))]
+    return dataclasses.replace(this, **dict(zip(fields, kinds, strict=True)))
 
   def grows(self, this, gene, cost):
     """Heads divide a fixed width, and encoder layers that are attended to have no parameters of their own."""
