@@ -37,6 +37,17 @@ class Blocks(VisionNet):
   head = jax.jit(VisionNet.head, static_argnums=0)
 
 
+class TranslationBlocks(TranslationNet):
+  """Likewise."""
+
+  embed = jax.jit(TranslationNet.embed, static_argnums=(0, 2, 4))
+  attention = jax.jit(TranslationNet.attention, static_argnums=(0, 1, 5))
+  cross = jax.jit(TranslationNet.cross, static_argnums=(0, 1, 6))
+  mlp = jax.jit(TranslationNet.mlp, static_argnums=0)
+  finish = jax.jit(TranslationNet.finish, static_argnums=(0, 2))
+  logits = jax.jit(TranslationNet.logits, static_argnums=0)
+
+
 def portion(kinds, number, least=1):
   """Some of the kinds, one after another: so many that five rows, by their number, have them all."""
   size = -(-len(kinds) // 5)
@@ -77,6 +88,10 @@ class Images:
     this = dataclasses.replace(SPACES[name], kinds=tuple(KINDS))
     net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+
+  def few(self, name, this):
+    """The same space with its portion of the kinds."""
+    return dataclasses.replace(this, kinds=portion(this.kinds, row_number(name, self.spaces)))
 
   def grows(self, this, gene, cost):
     """Whether a network of this space costs more, and not only as much, with more of it."""
@@ -125,11 +140,11 @@ class Translations:
     needs = ("divides", self.modules[module]) if self.modules[module] else ("divides",)
     return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
 
-  def net(self, name):
+  def net(self, name, make=TranslationNet):
     number = row_number(name, self.spaces)
     embeddings = ("joint", "decoder", "separate")[number % 3]
     config = Translation(("post", "pre")[number % 2], embeddings, ("relu", "gelu")[number // 2 % 2])
-    return TranslationNet(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
+    return make(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
 
   def shrunk(self, name, kinds):
     number, fields = row_number(name, self.spaces), {}
@@ -146,11 +161,11 @@ class Translations:
         qkv_dim=4, **widths, **fields)
 
   def small(self, name, spec):
-    network, (source, target) = Sliced(self.net(name), spec), self.inputs
+    network, (source, target) = Sliced(self.net(name, TranslationBlocks), spec), self.inputs
     return lambda params: network.decode(params, network.encode(params, source), source != PAD, target)
 
   def compiled(self, gradient):
-    return quick(gradient)
+    return gradient
 
   def loss(self, logits):
     real = self.inputs.target != PAD
@@ -162,6 +177,11 @@ class Translations:
     widths = max(this.encoder_embed_dim), max(this.decoder_embed_dim)
     net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
     return this, net, Pair(tokens, tokens)
+
+  def few(self, name, this):
+    fields = [f"{module}_kinds" for module in self.modules]
+    kinds = [portion(getattr(this, field), place) for place, field in enumerate(fields, row_number(name, self.spaces))]
+    return dataclasses.replace(this, **dict(zip(fields, kinds, strict=True)))
 
   def grows(self, this, gene, cost):
     """Heads divide a fixed width, and encoder layers that are attended to have no parameters of their own."""

@@ -72,8 +72,9 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form):
     close(logits, this.logits[i])
 
 
-@pytest.mark.parametrize("chunk, of", [(4, ("tiny",)), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE), (4, CARRY),
-                                       (3, ("texts:tiny", ("linear", "evolving"), 3))])
+@pytest.mark.parametrize("chunk, of", [
+    pytest.param(4, ("tiny",), marks=pytest.mark.slow), (1, ("vision", ("linear",), 5)), (5, RATIO), (2, PRE), (4, CARRY),
+    (3, ("texts:tiny", ("linear", "evolving"), 3))])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)
@@ -132,9 +133,10 @@ def quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_at_full_size(full_size):
-  """Shapes only: nothing of that size is computed."""
+def test_at_full_size(full_size, name):
+  """Shapes only: nothing of that size is computed. Rows share out the kinds."""
   family, this, net, example = full_size
+  this = family.few(name, this)
   supernet, genes = family.supernet(this, net), np.zeros(this.num_genes, np.int32)
   spec, params = this.decode(genes), jax.eval_shape(supernet.init, jax.random.key(0))
   logits = jax.eval_shape(supernet.masked, params, jnp.asarray(genes), example)

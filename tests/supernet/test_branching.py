@@ -1,5 +1,7 @@
 """The three forms of the layer loop, and the hand-written gradient of one, against an unrolled loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,9 @@ def unrolled(depth, state, stacked, memory, aux):
   after = []
   for layer in range(depth):
     for block in BLOCKS:
-      branch = [branch for group in block.branches for branch in group][int(block.index(layer, aux))]
+      with jax.ensure_compile_time_eval():
+        index = int(block.index(layer, aux))
+      branch = [branch for group in block.branches for branch in group][index]
       state = branch.run(branch.cut.take(stacked, layer), layer, state, memory, aux)
     after.append(state)
   return state, after
@@ -67,6 +71,24 @@ def unrolled(depth, state, stacked, memory, aux):
 def loss(state):
   x, carry = state
   return (x * jnp.arange(8.0).reshape(2, 4)).sum() + (carry["memory"] ** 2).sum()
+
+
+def both(last, after, depth):
+  """A number that the last state and those after every layer matter to."""
+  rows = [loss(jax.tree.map(lambda x: x[i], after)) * (2 + i) for i in range(MAX_DEPTH)]
+  return loss(last) + jnp.where(jnp.arange(MAX_DEPTH) < depth, jnp.stack(rows), 0).sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def by_hand(depth):
+  """Values and gradients of the unrolled loop: of the last state, and of all of them."""
+
+  def run(*args):
+    last, after = unrolled(depth, *args, AUX)
+    return loss(last), loss(last) + sum(loss(x) * (2 + i) for i, x in enumerate(after))
+
+  (value, every), pull = jax.vjp(run, STATE, STACKED, MEMORY)
+  return (value, pull((1.0, 0.0))), (every, pull((0.0, 1.0)))
 
 
 @jax.jit
@@ -78,26 +100,27 @@ def looped(depth, state, stacked, aux):
 @pytest.mark.parametrize("depth", range(MAX_DEPTH + 1))
 def test_values_and_gradients_equal_an_unrolled_loop(depth):
   value, grads = looped(depth, STATE, STACKED, AUX)
-  run = lambda *args: loss(unrolled(depth, *args, AUX)[0])
-  want, want_grads = jax.value_and_grad(run, argnums=(0, 1, 2))(STATE, STACKED, MEMORY)
+  want, want_grads = by_hand(depth)[0]
   np.testing.assert_allclose(value, want, rtol=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-4), grads, want_grads)
   assert not any(leaf[depth:].any() for leaf in jax.tree.leaves(grads[1]))  # layers that are not run
   assert looped._cache_size() == 1
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def collected(form, depth, aux):
+  """The value and gradients of a form, of the states after every layer."""
+  run = lambda *args: both(*form.layers(BLOCKS, depth, MAX_DEPTH, *args, aux, collect=True), depth)
+  return jax.value_and_grad(run, argnums=(0, 1, 2))(STATE, STACKED, MEMORY)
+
+
+EXACT, MASKED = Exact(), Masked()
+
+
 @pytest.mark.parametrize("depth", range(1, MAX_DEPTH + 1))
 def test_states_after_every_layer_can_be_read_and_differentiated(depth):
-  def looped_loss(state, stacked, memory):
-    last, after = Exact().layers(BLOCKS, depth, MAX_DEPTH, state, stacked, memory, AUX, collect=True)
-    return loss(last) + sum(loss(jax.tree.map(lambda x: x[i], after)) * (2 + i) for i in range(depth))
-
-  def unrolled_loss(state, stacked, memory):
-    last, after = unrolled(depth, state, stacked, memory, AUX)
-    return loss(last) + sum(loss(x) * (2 + i) for i, x in enumerate(after))
-
-  got, want = (jax.value_and_grad(f, argnums=(0, 1, 2))(STATE, STACKED, MEMORY) for f in (looped_loss, unrolled_loss))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), got, want)
+  got = collected(EXACT, depth, AUX)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), got, by_hand(depth)[1])
 
 
 def test_without_a_gradient_it_is_the_same():
@@ -129,23 +152,10 @@ def test_what_is_not_run_is_not_read():
 # -- the masked and the shared form ------------------------------------------------------------------------------------
 
 
-def both(last, after, depth):
-  """A number that the last state and those after every layer matter to."""
-  return loss(last) + sum(loss(jax.tree.map(lambda x: x[i], after)) * (2 + i) for i in range(depth))
-
-
 @pytest.mark.parametrize("depth", [1, 3])
 def test_masked_is_an_unrolled_loop_of_the_sizes_themselves(depth):
-  def masked_loss(state, stacked, memory):
-    aux = AUX | {"masked": None}
-    return both(*Masked().layers(BLOCKS, jnp.int32(depth), MAX_DEPTH, state, stacked, memory, aux, collect=True), depth)
-
-  def unrolled_loss(state, stacked, memory):
-    last, after = unrolled(depth, state, stacked, memory, AUX)
-    return both(last, jax.tree.map(lambda *xs: jnp.stack(xs), *after), depth)
-
-  got, want = (jax.value_and_grad(f, argnums=(0, 1, 2))(STATE, STACKED, MEMORY) for f in (masked_loss, unrolled_loss))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), got, want)
+  got = collected(MASKED, depth, AUX | {"masked": None})
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), got, by_hand(depth)[1])
 
 
 @jax.jit

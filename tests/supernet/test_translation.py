@@ -47,8 +47,8 @@ def poisoned(params, genes, value=jnp.nan):
   """The parameters with this value wherever they are not used. In cross-attention, what lies behind the encoder's width
   meets zeros, so it may be anything that is finite."""
   bad = lambda path: 1e3 if path[-1].key.startswith("cross.") else value
-  change = lambda path, leaf, mask: jnp.where(mask, leaf, bad(path))
-  return jax.tree_util.tree_map_with_path(change, params, PRE.used(genes))
+  change = lambda path, leaf, mask: np.where(mask, leaf, np.float32(bad(path)))
+  return jax.tree_util.tree_map_with_path(change, params, quick(PRE.used)(genes))
 
 
 PRE = make(norm="pre", embeddings="separate")
@@ -128,10 +128,10 @@ def test_used_is_what_the_network_has(norm, embeddings):
   supernet = make(norm=norm, embeddings=embeddings)
   shapes, rng = jax.eval_shape(supernet.init, jax.random.key(0)), np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: rng.integers(1, 100, leaf.shape), shapes)
-  total = lambda tree: sum(int(leaf.sum()) for leaf in jax.tree.leaves(tree))
-  for genes in SPACE.sample(jax.random.key(0), 6):
+  total, used_by = lambda tree: sum(int(leaf.sum()) for leaf in jax.device_get(jax.tree.leaves(tree))), quick(supernet.used)
+  for genes in quick(lambda key: SPACE.sample(key, 6))(jax.random.key(0)):
     spec = SPACE.decode(np.asarray(genes))
-    used = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), supernet.used(genes), shapes)
+    used = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), used_by(genes), shapes)
     assert total(used) == supernet.net.count_spec(spec).params
     small = supernet.derive(jax.tree.map(jnp.asarray, params), spec)
     assert total(small) == total(jax.tree.map(np.multiply, params, used))
