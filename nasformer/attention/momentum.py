@@ -70,12 +70,12 @@ class Momentum(Linear):
 
   def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
     state = super().start(batch, max_length, num_heads, head_dim, value_dim, dtype)
-    return state | {"momentum": jnp.zeros_like(state["sum"])}
+    return state | {"momentum": jnp.zeros_like(state["sums"][..., :-1])}
 
   def push(self, params, state, k, v, position):
-    pushed = super().push(params, {"sum": 0.0, "total": state["total"]}, k, v, position)
-    momentum = self.mu * state["momentum"] + self.gamma * pushed["sum"]
-    return pushed | {"sum": state["sum"] + momentum, "momentum": momentum}
+    new = super().push(params, {"sums": 0.0}, k, v, position)["sums"]
+    momentum = self.mu * state["momentum"] + self.gamma * new[..., :-1]
+    return {"sums": state["sums"] + jnp.concatenate([momentum, new[..., -1:]], axis=-1), "momentum": momentum}
 
   def remember(self, params, k, v, context):
     return super().remember(params, k, self._by_distance_from_the_end(v, context), context)

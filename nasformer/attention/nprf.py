@@ -4,7 +4,8 @@ Relative Positional Encoding", arXiv 2106.12566).
 Queries and keys are unit vectors, which makes random features stable enough to train with from scratch; the weight of key
 j for query i is c_(j - i) φ(q_i) · φ(k_j), where c = exp(b) and b is learned per head and distance. So the sums over keys
 are products with a Toeplitz matrix, which Fourier transforms of twice the length do in n log n, one feature after another.
-Up to some length, matrix products over blocks of queries are quicker and give the same.
+Where a table is short, all keys beyond it count alike and are needed as a sum only, which makes a sequence linear in its
+length; and where there are few keys, matrix products over blocks of queries are quickest. All three forms give the same.
 
 Everything is a grid of rows and columns: a sequence is one column. On a grid of W columns, distance is (rows, columns),
 and if 2W - 1 places are kept for a row, that is one Toeplitz matrix again. A token in front of the grid, such as a class
@@ -29,7 +30,8 @@ from nasformer.ops import masks
 from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
 
-LONG = 6144  # queries and keys, on average, from which on transforms are quicker than matrix products
+LONG = 3072  # keys that a query meets one by one from which on transforms are quicker than matrix products
+NEAR = 128  # fewest positions in a block whose neighbours are met one by one
 BLOCK = 256  # most queries whose weights are made at once
 EARLY = 64  # rows of the causal form that are computed directly
 SPREAD = 8.0  # of the causal bias
@@ -38,7 +40,7 @@ SHARPEST = 10.0  # bound of the temperature and of its inverse
 
 @dataclasses.dataclass(frozen=True)
 class Nprf(Core):
-  """NPRF: random features of unit vectors and learned relative positions; n log n in the length, by FFT.
+  """NPRF: random features of unit vectors and learned relative positions; linear in the length, or n log n by FFT.
 
   Attributes:
     features: random features.
@@ -74,7 +76,7 @@ class Nprf(Core):
       k = k * context.key_mask[..., None, None]
     queries, keys = q.shape[1], k.shape[1] // context.copies
     first = queries - math.prod(context.grid) if context.grid else 0
-    table, outside = self._table(params, 0 if context.grid else max(queries, keys))
+    table, outside = self._table(params)
     inside = Grid(table, context.grid[1] if context.grid else 1, context.copies, context.causal)
     sums = inside.sums(q[:, first:], k[:, first:], v[:, first:])
     if first:
@@ -96,12 +98,11 @@ class Nprf(Core):
     most = bias[:, : bias.shape[1] // 2 + 1].max((1, 2), keepdims=True)
     return params | {"position_bias": jnp.clip(bias, most - SPREAD, most)}
 
-  def _table(self, params, length):
-    """exp(b), by head and distance, for sequences of this length; and exp(0); both divided by the largest exp(b)."""
+  def _table(self, params):
+    """exp(b), by head and distance, and exp(0); both divided by the largest exp(b)."""
     bias = params["position_bias"].astype(masks.accumulator(params["position_bias"]))
     most = jax.lax.stop_gradient(bias.max((1, 2), keepdims=True))
-    beyond = max(length - 1 - bias.shape[1] // 2, 0)
-    return jnp.pad(jnp.exp(bias - most), ((0, 0), (beyond, beyond), (0, 0)), mode="edge"), jnp.exp(-most[:, 0, 0])
+    return jnp.exp(bias - most), jnp.exp(-most[:, 0, 0])
 
   # -- one token after another --------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class Nprf(Core):
     return {"k": k if context.key_mask is None else k * context.key_mask[..., None, None], "v": v.astype(k.dtype)}
 
   def recall(self, params, state, q, position, copies):
-    table, _ = self._table(params, 0)
+    table, _ = self._table(params)
     keys, centre = state["k"].shape[1], table.shape[1] // 2
     lags = jnp.arange(keys) % (keys // copies) - position
     weights = jnp.einsum("btnr,bsnr->bnts", self._phi(params, q), state["k"])
@@ -137,7 +138,8 @@ class Nprf(Core):
     columns, patches = (sizes.grid[1], math.prod(sizes.grid)) if sizes.grid else (1, queries)
     own = Count(sum(math.prod(tensor.shape) for tensor in self.core_params(sizes).values()),
                 (queries + keys) * self.features * sizes.head_dim * sizes.num_heads)
-    inside = sums_count(patches, keys - (queries - patches), columns, self.features, sizes.head_dim, causal)
+    reach = sizes.grid[0] - 1 if sizes.grid else self.max_distance
+    inside = sums_count(patches, keys - (queries - patches), columns, reach, self.features, sizes.head_dim, causal)
     beside = first_count(queries, self.features, sizes.head_dim) if queries > patches else 0
     return own + Count(0, sizes.num_heads * (inside.products + beside), sizes.num_heads * inside.elementwise)
 
@@ -150,7 +152,8 @@ class Grid:
   """Sums over keys on a grid, with a weight by distance.
 
   Attributes:
-    table: the weight of every distance in rows and in columns, each from the most negative on, by head.
+    table: the weight of every distance in rows and in columns, each from the most negative on, by head; rows that are
+      further apart share the outermost weights.
     columns: of the grid.
     copies: the keys are so many grids, one after another.
     causal: a query sees no later key; queries are the last rows. The grid then has one column.
@@ -165,9 +168,16 @@ class Grid:
            v: Float[Array, "B S N E"]) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
     """Sum of the weighted values, and the sum of the weights."""
     queries, keys = q.shape[1], k.shape[1] // self.copies
-    first, centre = (keys - queries if self.causal else 0), self.table.shape[1] // 2
-    table = jnp.where(np.arange(self.table.shape[1])[:, None] <= centre, self.table, 0) if self.causal else self.table
-    if not is_long(queries, keys):
+    first, reach = (keys - queries if self.causal else 0), self.table.shape[1] // 2
+    chosen = form(queries, keys, self.columns, reach, self.causal)
+    most = 2 * block(reach) if chosen == "sums" else max(queries, keys) // self.columns
+    beyond = max(most - 1 - reach, 0)
+    table = jnp.pad(self.table, ((0, 0), (beyond, beyond), (0, 0)), mode="edge")
+    table = jnp.where(np.arange(table.shape[1])[:, None] <= reach + beyond, table, 0) if self.causal else table
+    if chosen == "sums":
+      parts = [self._by_sums(table[..., 0], first, q, *x) for x in zip(*(jnp.split(x, self.copies, 1) for x in (k, v)))]
+      return tuple(map(sum, zip(*parts)))
+    if chosen == "pairs":
       return self._by_pairs(table, first, q, k, v)
     sums = self._by_transforms(table, first, q, k, v)
     if not self.causal:
@@ -176,6 +186,39 @@ class Grid:
     k, v = (x[:, : early + first] for x in (k, v))
     return tuple(jnp.concatenate([one, two[:, early:]], 1) for one, two in zip(
         self._by_pairs(table, first, q[:, :early], k, v), sums))
+
+  def _by_sums(self, table, first, q, k, v):
+    """Keys of the query's own block and of those beside it pair by pair; all others, whose weights are alike, as a sum."""
+    size, ahead, low = (table.shape[1] + 1) // 4, int(not self.causal), min(first, 0)
+    number = ahead - (low - max(first + q.shape[1], k.shape[1])) // size
+
+    def cut(x, start):
+      x = jnp.pad(x, [(0, 0), (start, number * size - start - x.shape[1]), (0, 0), (0, 0)])
+      return x.reshape(len(x), number, size, *x.shape[2:]).transpose(1, 0, 3, 2, 4)
+
+    start, features = first - low + ahead * size, k.shape[-1]  # where keys are seen ahead, queries come a block later
+    held = cut(jnp.concatenate([k, v, jnp.ones_like(v[..., :1])], axis=-1), -low)
+    gather = lambda held: jnp.einsum("bnsr,bnse->bnre", held[..., :features], held[..., features:])
+    nothing = jnp.zeros((len(k), k.shape[2], features, v.shape[-1] + 1), v.dtype)
+    behind = lambda sums, held: (sums + gather(held), sums)
+    later = jax.lax.scan(behind, nothing, held, reverse=True)[1] if ahead else None
+    near = toeplitz(table, size, 3 * size)[..., : (2 + ahead) * size]
+    past, future = (x[:, None, None] for x in (table[:, 0], table[:, -1]))
+
+    def step(carry, x):
+      sums, *beside = carry
+      q, here, later = x
+      beside = [*beside, here]
+      held = jnp.concatenate(beside, axis=2)
+      weights = jnp.einsum("bntr,bnsr->bnts", q, held[..., :features]) * near
+      far = past * sums + future * later if ahead else past * sums
+      out = jnp.einsum("bnts,bnse->bnte", weights, held[..., features:]) + jnp.einsum("bntr,bnre->bnte", q, far)
+      return (sums + gather(beside[0]), *beside[1:]), out.swapaxes(1, 2)
+
+    carry = nothing, *[jnp.zeros_like(held[0])] * (1 + ahead)
+    _, out = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), carry, (cut(q, start), held, later))
+    out = jnp.moveaxis(out, 0, 1).reshape(len(q), -1, *out.shape[3:])[:, start : start + q.shape[1]]
+    return out[..., :-1], out[..., -1]
 
   def _by_pairs(self, table, first, q, k, v):
     """Weights of all pairs, for some rows of queries at a time."""
@@ -229,14 +272,20 @@ class Grid:
     return x.reshape(*x.shape[:4], -1)[..., : stretched(x.shape[4], self.columns)]
 
 
-def sums_count(queries: int, keys: int, columns: int, features: int, head_dim: int, causal: bool) -> Count:
+def sums_count(queries: int, keys: int, columns: int, reach: int, features: int, head_dim: int, causal: bool) -> Count:
   """Cost of `Grid.sums` for one head, but for the transform of the weights, which all examples share."""
 
   def pairs(queries, keys):
     return math.prod(pieces(queries // columns, max(BLOCK // columns, 1))) * columns * keys * (features + head_dim)
 
-  if not is_long(queries, keys):
+  chosen = form(queries, keys, columns, reach, causal)
+  if chosen == "pairs":
     return Count(0, pairs(queries, keys), queries * keys)
+  if chosen == "sums":
+    ahead, size, first = int(not causal), block(reach), keys - queries if causal else 0
+    places = (ahead - (min(first, 0) - max(first + queries, keys)) // size) * size
+    near, far = places * (2 + ahead) * size, places * features * (head_dim + 1)
+    return Count(0, near * (features + head_dim + 1) + (2 + ahead) * far, near)
   early = _early(queries, keys - queries) if causal else 0
   places = [stretched(length // columns, columns) for length in (queries, keys)]
   length, channels = fast_length(sum(places) - 1), features * (head_dim + 1)
@@ -249,9 +298,17 @@ def transform_count(length: int) -> int:
   return round(1.25 * length * math.log2(length))
 
 
-def is_long(queries: int, keys: int) -> bool:
-  """Whether transforms are quicker than weights of all pairs."""
-  return queries + keys >= 2 * LONG
+def form(queries: int, keys: int, columns: int, reach: int, causal: bool) -> str:
+  """How sums are made: "pairs", one by one; "sums", where far keys count alike; "transforms", where neither is quicker."""
+  window = (2 if causal else 3) * block(reach) if columns == 1 else math.inf
+  if min(window, (queries + keys) / 2) >= LONG:
+    return "transforms"
+  return "sums" if 4 * window <= 3 * keys else "pairs"  # measured with tables of 257 distances: from 512 keys on
+
+
+def block(reach: int) -> int:
+  """Positions in a block, such that what lies beyond its neighbours is out of reach."""
+  return max(reach, NEAR)
 
 
 def stretched(rows: int, columns: int) -> int:

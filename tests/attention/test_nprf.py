@@ -13,16 +13,18 @@ from nasformer.attention.nprf import Nprf, fast_length, transform_count
 from nasformer.types import UserError
 
 KIND = Nprf(features=6, max_distance=5)
-over_forms = pytest.mark.parametrize("transforms", [False, True], ids=["pairs", "transforms"])
+over_forms = pytest.mark.parametrize("form", ["pairs", "sums", "transforms"])
+over_grid_forms = pytest.mark.parametrize("form", ["pairs", "transforms"])
 
 
 @pytest.fixture
 def force(monkeypatch):
   """Function that chooses a form, with small blocks."""
 
-  def choose(transforms):
-    monkeypatch.setattr(nprf, "LONG", 0 if transforms else 10**9)
+  def choose(form):
+    monkeypatch.setattr(nprf, "form", lambda *_: form)
     monkeypatch.setattr(nprf, "BLOCK", 4)
+    monkeypatch.setattr(nprf, "NEAR", 3)
     monkeypatch.setattr(nprf, "EARLY", 3)
 
   return choose
@@ -50,8 +52,8 @@ def _divisor(xp, total):
 
 
 @over_forms
-def test_equals_dense(check_dense, case, force, transforms):
-  force(transforms)
+def test_equals_dense(check_dense, case, force, form):
+  force(form)
   check_dense(KIND, _weights, _divisor, case)
 
 
@@ -60,7 +62,7 @@ def test_equals_dense_in_less_precision(check_precision):
 
 
 def test_transforms_equal_dense_in_less_precision(check_precision, force):
-  force(True)
+  force("transforms")
   check_precision(KIND, _weights, _divisor)
 
 
@@ -79,12 +81,12 @@ def _on_grid(params, q, k, v, grid, real):
   return jnp.einsum("bnts,bsne->btne", w, v) / _divisor(jnp, jnp.moveaxis(w.sum(-1), 1, 2))[..., None]
 
 
-@over_forms
+@over_grid_forms
 @pytest.mark.parametrize("grid", [(2, 3), (3, 2), (1, 4), (4, 1), (5, 3)])
 @pytest.mark.parametrize("class_token", [0, 1])
-def test_grid_equals_dense(force, transforms, grid, class_token):
+def test_grid_equals_dense(force, form, grid, class_token):
   """Values and gradients."""
-  force(transforms)
+  force(form)
   length, rng = math.prod(grid) + class_token, np.random.default_rng(0)
   normal = lambda *shape: rng.normal(size=shape)
   params = {name: normal(*tensor.shape) for name, tensor in KIND.core_params(Sizes(8, 2, 4, grid=grid)).items()}
@@ -108,54 +110,76 @@ def _draw(length, dtype=np.float64, features=6, distance=5, heads=2):
   return kind, params, [rng.normal(size=(2, length, heads, 4)).astype(dtype) for _ in range(3)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _run(kind, params, inputs, causal, transforms):
-  return kind.attend(params, *inputs, Context(causal=causal))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _run(kind, params, inputs, causal, form, copies=1):
+  return kind.attend(params, *inputs, Context(causal=causal, copies=copies))
 
 
 @over_forms
 @pytest.mark.parametrize("causal", [False, True])
-def test_only_differences_of_the_bias_count(force, transforms, causal):
-  force(transforms)
+def test_only_differences_of_the_bias_count(force, form, causal):
+  force(form)
   kind, params, inputs = _draw(9)
   with jax.enable_x64(True):
-    out = _run(kind, params, inputs, causal, transforms)
-    more = _run(kind, params | {"position_bias": params["position_bias"] + 20}, inputs, causal, transforms)
+    out = _run(kind, params, inputs, causal, form)
+    more = _run(kind, params | {"position_bias": params["position_bias"] + 20}, inputs, causal, form)
   np.testing.assert_allclose(more, out, rtol=1e-9)
 
 
 @over_forms
-def test_the_length_of_queries_and_keys_does_not_count(force, transforms):
-  force(transforms)
+def test_the_length_of_queries_and_keys_does_not_count(force, form):
+  force(form)
   kind, params, (q, k, v) = _draw(9)
   with jax.enable_x64(True):
-    out = _run(kind, params, (q, k, v), False, transforms)
-    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, transforms), out, rtol=1e-9)
+    out = _run(kind, params, (q, k, v), False, form)
+    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, form), out, rtol=1e-9)
 
 
 @over_forms
-def test_a_bias_that_ends_is_a_window(force, transforms):
+def test_a_bias_that_ends_is_a_window(force, form):
   """Without causality nothing is clipped: beyond a distance of 2 nothing is seen."""
-  force(transforms)
+  force(form)
   kind, params, (q, k, v) = _draw(9)
   params["position_bias"] = np.where(np.abs(np.arange(-5, 6))[:, None] > 2, -60.0, params["position_bias"])
   far = np.arange(9)[:, None, None] > 6
   with jax.enable_x64(True):
-    out = _run(kind, params, (q, k, v), False, transforms)
-    np.testing.assert_allclose(_run(kind, params, (q, np.where(far, -k, k), np.where(far, 9, v)), False, transforms)[:, :5],
+    out = _run(kind, params, (q, k, v), False, form)
+    np.testing.assert_allclose(_run(kind, params, (q, np.where(far, -k, k), np.where(far, 9, v)), False, form)[:, :5],
                                out[:, :5], rtol=1e-9)
 
 
 def test_early_rows_of_a_rising_causal_bias_are_exact(monkeypatch):
   """Transforms in float32 err by the largest weights, which are 8 nats away."""
-  monkeypatch.setattr(nprf, "LONG", 0)
+  monkeypatch.setattr(nprf, "form", lambda *_: "transforms")
   kind, params, inputs = _draw(1024, np.float32, features=32, distance=1023)
   params["position_bias"] = np.broadcast_to(np.linspace(8, 0, 2047)[:, None] * 2, (2, 2047, 1)).astype(np.float32)
-  got = _run(kind, params, inputs, True, True)
-  monkeypatch.setattr(nprf, "LONG", 10**9)
-  want = _run(kind, params, inputs, True, False)
+  got = _run(kind, params, inputs, True, "transforms")
+  monkeypatch.setattr(nprf, "form", lambda *_: "pairs")
+  want = _run(kind, params, inputs, True, "pairs")
   np.testing.assert_allclose(got[:, :64], want[:, :64], rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
+
+
+def test_all_forms_give_the_same_over_many_blocks(force):
+  """Values and gradients, with several copies of a source, and a reach that is shorter than a block."""
+  kind, params, (q, _, _) = _draw(20, distance=2)
+  _, _, (_, k, v) = _draw(26)
+  loss = lambda inputs, form: jnp.sin(_run(kind, *inputs, False, form, 2)).sum()
+  slopes = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  found = []
+  with jax.enable_x64(True):
+    for form in ("pairs", "sums", "transforms"):
+      force(form)
+      found.append(slopes((params, (q, k, v)), form))
+  for other in found[1:]:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), other, found[0])
+
+
+def test_the_form_follows_the_sizes():
+  """Few keys are met one by one, many beyond the reach of the table as a sum, and many within it by transforms."""
+  assert [nprf.form(n, n, 1, 128, False) for n in (511, 512, 8192)] == ["pairs", "sums", "sums"]
+  assert [nprf.form(n, n, 1, n - 1, True) for n in (1024, 4096)] == ["pairs", "transforms"]
+  assert [nprf.form(n, n, 64, n // 64 - 1, False) for n in (1024, 4096)] == ["pairs", "transforms"]
 
 
 def test_fast_lengths():
@@ -166,18 +190,19 @@ def test_fast_lengths():
 
 
 @pytest.mark.parametrize("queries, keys, causal, grid", [
-    (9, 9, False, None), (9, 9, True, None), (4, 9, True, None), (5, 9, False, None), (7, 7, False, (2, 3))])
+    (9, 9, False, None), (9, 9, True, None), (4, 9, True, None), (9, 4, True, None), (5, 9, False, None),
+    (7, 7, False, (2, 3))])
 @over_forms
-def test_count_equals_what_is_done(count_products, force, transforms, queries, keys, causal, grid):
+def test_count_equals_what_is_done(count_products, force, form, queries, keys, causal, grid):
   """But for the transform of the weights, which is shared by all examples."""
-  force(transforms)
+  force("pairs" if grid and form == "sums" else form)
   sizes = Sizes(8, 2, 4, grid=grid)
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
   params = {name: shape(*tensor.shape) for name, tensor in KIND.core_params(sizes).items()}
   done = count_products(lambda *x: KIND.attend(*x, Context(causal=causal, grid=grid)), params, shape(1, queries, 2, 4),
                         shape(1, keys, 2, 4), shape(1, keys, 2, 4))
   places = 9 if grid else queries + keys - 1  # 2 rows of 3 take 8 places
-  shared = 2 * transform_count(fast_length(15 if grid else places)) if transforms else 0
+  shared = 2 * transform_count(fast_length(15 if grid else places)) if form == "transforms" else 0
   count = KIND.core_count(sizes, queries, keys, causal)
   assert count.products == done - shared and count.params == 2 + 2 * (15 if grid else 11)
 
@@ -185,7 +210,7 @@ def test_count_equals_what_is_done(count_products, force, transforms, queries, k
 def test_reference_count(monkeypatch):
   """H = 8, r = 32, d = e = 64, n = 1024: (n + m) r d and 2 r (e + 1) transforms of 2048; and, by element, 2 N r (e + 1) for
   the filter, m r e for what keys hold and n r (e + 1) to read it, but that divisors are held like values here."""
-  monkeypatch.setattr(nprf, "LONG", 0)
+  monkeypatch.setattr(nprf, "form", lambda *_: "transforms")
   count = Nprf(max_distance=1023).core_count(Sizes(512, 8, 64), 1024, 1024, False)
   assert count.products + count.elementwise - 8 * 1024 * 32 == 1_072_693_248
 
