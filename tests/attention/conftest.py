@@ -1,5 +1,6 @@
 """Dense references: every core is o_i = Σ_j w_ij v_j / divisor(Σ_j w_ij), with its own w, here written out."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,8 @@ class Case(NamedTuple):
   causal: bool
 
 
-CASES = [Case(1, 1, False), Case(6, 6, False), Case(2, 7, False), Case(7, 2, False),
-         Case(3, 8, True), Case(8, 3, True), Case(9, 9, True)]
+CASES = [Case(1, 1, False), Case(2, 7, False), Case(7, 2, False), Case(3, 8, True), Case(8, 3, True)]
+SQUARE = [Case(6, 6, False), Case(9, 9, True)]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case.queries}x{case.keys}{'-causal' * case.causal}")
@@ -62,6 +63,12 @@ def attend(kind, case, inputs, length_q, length_k):
   return kind.attend(*inputs, context)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def dense_slopes(weights, divisor, case, inputs, slope):
+  """Gradients of Σ slope · reference; forms of one kind share the program."""
+  return jax.grad(lambda i: (slope * dense(jnp, weights, divisor, case, i, *lengths(case))).sum())(inputs)
+
+
 @pytest.fixture
 def check_dense():
   """Function that compares a kind with its dense form in float64: values with and without masks, and gradients."""
@@ -76,11 +83,10 @@ def check_dense():
     @jax.jit
     def everything(inputs):
       outs = [attend(kind, case, inputs, *mode) for mode in modes]
-      ours = jax.grad(lambda i: (slope * attend(kind, case, i, *modes[2])).sum())(inputs)
-      return outs, ours, jax.grad(lambda i: (slope * dense(jnp, weights, divisor, case, i, *modes[2])).sum())(inputs)
+      return outs, jax.grad(lambda i: (slope * attend(kind, case, i, *modes[2])).sum())(inputs)
 
     with jax.enable_x64(True):
-      outs, *grads = everything(inputs)
+      outs, *grads = *everything(inputs), dense_slopes(weights, divisor, case, inputs, slope)
     for out, (length_q, length_k) in zip(outs, modes):
       compare(out, weights, divisor, case, inputs, length_q, length_k, rtol=1e-10, atol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *grads)
@@ -93,7 +99,7 @@ def check_precision():
   """Function that compares a kind in float32 and in bfloat16 with its dense form in float64."""
 
   def check(kind, weights, divisor):
-    for case in CASES[1], CASES[-1]:
+    for case in SQUARE:
       length_q, length_k = lengths(case)
       for dtype, rtol, atol in ((jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 2e-2, 2e-2)):
         inputs = jax.tree.map(lambda x: jnp.asarray(x, dtype), draw(kind, case))

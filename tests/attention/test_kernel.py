@@ -46,7 +46,7 @@ def _apply(*inputs, causal, chunk=None):
 def test_both_forms_equal_the_sums_in_float64(queries, keys, monkeypatch):
   inputs = _draw(queries, keys)
   with jax.enable_x64(True):
-    for chunk in sorted({1, 3, 4, queries, queries + 5}):
+    for chunk in sorted({1, 3, queries + 5}):
       monkeypatch.setattr(kernel, "CHUNK", chunk)
       monkeypatch.setattr(kernel, "BLOCK", chunk)
       for causal in (False, True):

@@ -93,26 +93,27 @@ def test_equals_the_definition(lengths):
     rows = [reference(p, row[:n], row[:n], below) for row, below, n in zip(x, carry, lengths)]
     return jnp.stack([jnp.pad(out, ((0, 7 - len(out)), (0, 0))) for out, _ in rows]), jnp.stack([after for _, after in rows])
 
-  def slopes(run):
-    total = lambda *args: sum((out * s).sum() for out, s in zip(run(*args), slope))
-    return quick(jax.grad(total, argnums=(0, 1, 2)))(p, x, carry)
+  def loss(*args, run):
+    outs = run(*args)
+    return sum((out * s).sum() for out, s in zip(outs, slope)), outs
 
-  run = lambda p, x, carry: SMALL(p, x, x, context, carry)
-  close(quick(run)(p, x, carry), quick(dense)(p, x, carry))
-  close(slopes(run), slopes(dense))
+  ours = lambda p, x, carry: SMALL(p, x, x, context, carry)
+  close(*(quick(jax.grad(functools.partial(loss, run=run), argnums=(0, 1, 2), has_aux=True))(p, x, carry)
+          for run in (ours, dense)))
 
 
 def test_cross_attention_equals_the_definition():
   p, x, source, mask = weights(SMALL, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5), np.arange(7) < np.array([[7], [3]])
   got, carry = ours(SMALL, p, x, source, Context(key_mask=jnp.asarray(mask)))
-  close(got, np.stack([reference(p, x[0], source[0], 0)[0], reference(p, x[1], source[1, :3], 0)[0]]))
+  rows = quick(lambda p, x, source: (reference(p, x[0], source[0], 0)[0], reference(p, x[1], source[1, :3], 0)[0]))
+  close(got, jnp.stack(rows(p, x, source)))
   assert carry is None
 
 
-@pytest.mark.parametrize("length", [1, 9, 64, 65, 150])
+@pytest.mark.parametrize("length", [1, 64, 65, 150])
 def test_the_causal_form_equals_its_definition(length):
   p, x = weights(SMALL), draw(50, 2, length, 6)
-  close(ours(SMALL, p, x, x, Context(causal=True))[0], np.stack([causal_reference(p, row) for row in x]))
+  close(ours(SMALL, p, x, x, Context(causal=True))[0], quick(jax.vmap(causal_reference, (None, 0)))(p, x))
 
 
 def test_gradients_of_the_causal_form():

@@ -58,9 +58,9 @@ def averages(kind, p, x, causal):
 
 
 def attended(kind, q, k, v, table, sees):
-  """One example; sees[i, j] are plain booleans."""
-  sees, lag = np.array(sees), np.arange(len(k)) - np.arange(len(q))[:, None]
-  bias, number = table[(len(table) - 1) // 2 + lag], np.maximum(sees.sum(1, keepdims=True), 1)
+  """One example; query i sees key j where sees[i, j]."""
+  lag = np.arange(len(k)) - np.arange(len(q))[:, None]
+  bias, number = table[(len(table) - 1) // 2 + lag], jnp.maximum(sees.sum(1, keepdims=True), 1)
   if kind.activation == "softmax":
     w = jnp.exp(q @ k.T / math.sqrt(q.shape[1]) + bias) * sees
     return w @ v / jnp.where(sees.any(1, keepdims=True), w.sum(1, keepdims=True), 1)
@@ -75,22 +75,20 @@ def flat(p, name):
   return p[name].reshape(len(p[name]), -1), p[f"{name}_bias"].reshape(-1)
 
 
-def reference(kind, p, x, real, causal):
+def reference(kind, p, x, real, sees, causal):
   """Self-attention of one example, less the residual."""
-  clean = jnp.where(np.array(real)[:, None], x, 0)
+  clean = jnp.where(real[:, None], x, 0)
   mixed = averages(kind, p, clean, causal)
   mixed = mixed if kind.paper_ema else silu(mixed + p["skip_scale"] * x)
   z = silu(mixed @ p["shared"] + p["shared_bias"])
   q, k = z * p["query_scale"] + p["query_bias"], z * p["key_scale"] + p["key_bias"]
   matrix, bias = flat(p, "value")
-  size = kind.chunk_size or len(x)
-  sees = [[real[j] and i // size == j // size and (j <= i or not causal) for j in range(len(x))] for i in range(len(x))]
   o = attended(kind, q, k, silu(x @ matrix + bias), p["distance_bias"], sees)
   matrix, bias = flat(p, "gate")
   o = silu(mixed @ matrix + bias) * o
   hidden = silu(mixed @ p["hidden"] + o @ p["out"].reshape(-1, x.shape[1]) + p["out_bias"])
   out = sigmoid(mixed @ p["update"] + p["update_bias"]) * (hidden - x)
-  return jnp.where(np.array([any(row) for row in sees])[:, None], out, 0)
+  return jnp.where(sees.any(1, keepdims=True), out, 0)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -105,13 +103,17 @@ def test_equals_the_definition(form, causal):
     return kind(p, x, x, Context(jnp.asarray(mask), jnp.asarray(mask), causal=causal))[0]
 
   def dense(p, x):
-    rows = [reference(kind, p, row, [bool(r) for r in real], causal) for row, real in zip(x, mask)]
-    return jnp.where(mask[..., None], jnp.stack(rows), 0)
+    size, there = kind.chunk_size or 9, range(9)
+    sees = [[[real[j] and i // size == j // size and (j <= i or not causal) for j in there] for i in there] for real in mask]
+    rows = jax.vmap(functools.partial(reference, kind, p, causal=causal))(x, mask, jnp.array(sees))
+    return jnp.where(mask[..., None], rows, 0)
 
-  got, want = (quick(jax.value_and_grad(lambda p, x, run=run: ((out := run(p, x)) * slope).sum(), argnums=(0, 1)))(p, x)
-               for run in (ours, dense))
-  close(got, want)
-  close(quick(ours)(p, x), quick(dense)(p, x))
+  def loss(p, x, run):
+    out = run(p, x)
+    return (out * slope).sum(), out
+
+  close(*(quick(jax.value_and_grad(functools.partial(loss, run=run), argnums=(0, 1), has_aux=True))(p, x)
+          for run in (ours, dense)))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "laplace"])
@@ -121,7 +123,7 @@ def test_cross_attention_equals_the_definition(activation):
 
   def dense(x, source, real):
     q, k = silu(x @ p["query"] + p["query_bias"]), silu(source @ p["key"] + p["key_bias"])
-    o = attended(kind, q, k, silu(source @ flat(p, "value")[0] + flat(p, "value")[1]), p["distance_bias"], [real] * len(x))
+    o = attended(kind, q, k, silu(source @ flat(p, "value")[0] + flat(p, "value")[1]), p["distance_bias"], np.tile(real, (len(x), 1)))
     o = silu(x @ flat(p, "gate")[0] + flat(p, "gate")[1]) * o
     hidden = silu(o @ p["out"].reshape(-1, 6) + p["out_bias"])
     return sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
@@ -134,7 +136,7 @@ def test_cross_attention_equals_the_definition(activation):
 @pytest.mark.parametrize("length", [1, 64, 65, 150])
 def test_the_average_in_chunks_is_the_average(causal, length):
   p, x = weights(Mega()), draw(50, 2, length, 6)
-  want = np.stack([averages(Mega(), p, row, causal) for row in x])
+  want = quick(lambda p, x: jnp.stack([averages(Mega(), p, row, causal) for row in x]))(p, x)
   close(quick(lambda p, x: Mega()._moving_average(p, x, causal))(p, x), want)
 
 

@@ -81,9 +81,19 @@ def _on_grid(params, q, k, v, grid, real):
   return jnp.einsum("bnts,bsne->btne", w, v) / _divisor(jnp, jnp.moveaxis(w.sum(-1), 1, 2))[..., None]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _slopes(attend, grid, inputs, real):
+  """Values and gradients."""
+
+  def loss(inputs):
+    out = attend(*inputs, grid, real)
+    return jnp.sin(out).sum(), out
+
+  return jax.grad(loss, has_aux=True)(inputs)
+
+
 @over_grid_forms
-@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (1, 4), (4, 1), (5, 3)])
-@pytest.mark.parametrize("class_token", [0, 1])
+@pytest.mark.parametrize("grid, class_token", [((2, 3), 0), ((2, 3), 1), ((1, 4), 1), ((4, 1), 0), ((5, 3), 1)])
 def test_grid_equals_dense(force, form, grid, class_token):
   """Values and gradients."""
   force(form)
@@ -92,10 +102,9 @@ def test_grid_equals_dense(force, form, grid, class_token):
   params = {name: normal(*tensor.shape) for name, tensor in KIND.core_params(Sizes(8, 2, 4, grid=grid)).items()}
   inputs = params, normal(3, length, 2, 4), normal(3, length, 2, 4), normal(3, length, 2, 5)
   real = np.arange(length) < np.array([length, (length + 1) // 2, 0])[:, None]
+  ours = lambda *i: KIND.attend(*i[:-2], Context(key_mask=i[-1], grid=i[-2]))
   with jax.enable_x64(True):
-    context = Context(key_mask=jnp.asarray(real), grid=grid)
-    both = [jax.jit(lambda i, f=f: (f(*i), jax.grad(lambda i: jnp.sin(f(*i)).sum())(i)))(inputs) for f in
-            (lambda *i: KIND.attend(*i, context), lambda *i: _on_grid(*i, grid, real))]
+    both = [_slopes(attend, grid, inputs, real) for attend in (ours, _on_grid)]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *both)
 
 
