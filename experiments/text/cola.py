@@ -1,6 +1,5 @@
 """CoLA, linguistic acceptability, in subwords: mixed attention beside softmax only and linear only, and the hand-made network,
-at one budget, with the Matthews correlation. Small networks trained on 8,533 sentences alone learn little of it. For two CPU
-cores.
+at one budget, with the Matthews correlation. For two CPU cores.
 
   python -m nasformer.main --config=experiments/text/cola.py --workdir=DIR --data_dir=DATA
 """

@@ -4,7 +4,7 @@ budget of FLOPs. It is the text task of Long Range Arena (Tay et al. 2021) and o
 `full` has the sizes and the 20,000 updates of 32 texts of Long Range Arena, and a budget of attention heads for the depth; it
 wants an accelerator.
 
-`small` is for two CPU cores, where accuracy ends not far above what counting bytes gives: it shows costs.
+`small` is cut down for two CPU cores: few updates, so that costs are compared rather than accuracies.
 
   python -m nasformer.main --config=experiments/text/imdb.py:small --workdir=DIR --data_dir=DATA
 """

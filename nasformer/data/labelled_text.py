@@ -44,7 +44,7 @@ class LabelledText(texts.Texts):
     paths = {part: files.own(getattr(self, part), data_dir, "labelled_text") for part in ("train", "val", "test")
              if getattr(self, part)}
     rows = {part: list(self._rows(path)) for part, path in paths.items()}
-    class_names = tuple(sorted({label for _, label, _ in rows["train"] if label.strip()}))
+    class_names = tuple(sorted({label for _, label, _ in rows["train"]}))
     if len(class_names) < 2:
       raise UserError(f"{paths['train']}: {len(class_names)} class in its {len(rows['train'])} texts: there must be at least 2")
     raw = {part: texts.labelled(str(paths[part]), found, class_names) for part, found in rows.items()}

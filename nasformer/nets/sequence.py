@@ -218,4 +218,6 @@ class SequenceNet(EncoderNet):
     real = mask[..., None]
     if self.config.pooling == "mean":
       return jnp.where(real, x, 0).sum(1) / jnp.maximum(real.sum(1), 1)
-    return jnp.where(real.any(1), jnp.where(real, x, -jnp.inf).max(1), 0)
+    best = jnp.argmax(jnp.where(real, x, -jnp.inf), 1, keepdims=True)
+    # not `max`, whose gradient asks which entries equal it: compiled, that may compare differently rounded numbers
+    return jnp.where(real.any(1), jnp.take_along_axis(x, best, 1)[:, 0], 0)

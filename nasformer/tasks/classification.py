@@ -113,7 +113,7 @@ class SequenceClassification(Classification):
 
     run, predicted, true = jax.jit(lambda p, x: network.apply({"params": p}, x).argmax(-1)), [], []
     for batch in eval_batches(split, _ROWS):
-      predicted.append(np.asarray(run(params, self.inputs(batch)))[batch["mask"]])
+      predicted.append(np.asarray(run(params, self.inputs(jax.device_put(batch))))[batch["mask"]])
       true.append(batch["label"][batch["mask"]])
     return {"matthews": float(sklearn.metrics.matthews_corrcoef(np.concatenate(true), np.concatenate(predicted)))}
 

@@ -113,7 +113,7 @@ class Texts:
 
   def small(self, name, spec):
     network = EncoderTransformer(self.net(name), spec)
-    return quick(lambda params: network.apply({"params": params}, self.inputs))
+    return jax.jit(lambda params: network.apply({"params": params}, self.inputs))
 
   def compiled(self, gradient):
     return quick(gradient)

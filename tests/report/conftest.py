@@ -29,6 +29,8 @@ TEXT = EXPERIMENT | {
                 "target_vocab": 512, "joint": True, "max_length": 48, "lengths": [48], "fingerprint": "ea9a46",
                 "note": "Captions made up for tests.", "num_train": 2000, "num_val": 400, "num_test": 40},
 }
+SERIES = EXPERIMENT | {"dataset": EXPERIMENT["dataset"] | {
+    "name": "vowels", "num_classes": 10, "max_length": 29, "lengths": [29], "mean": [0.0], "std": [1.0]}}
 SIGNATURES = {"bleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
               "chrf": "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0",
               "bleu_tokenised": "nrefs:1|case:mixed|eff:no|tok:moses-de-0.2.1+compounds|smooth:exp|version:2.6.0"}
@@ -41,8 +43,8 @@ def make_workdir(
     path: pathlib.Path, seeds=(0,), arms=tuple(ARMS), limits={"flops": 1.0e6}, generations=12, population=24,
     until="evaluate", task="images",
 ) -> pathlib.Path:
-  """Writes the files of every stage up to `until` ("train", "search", "retrain", "evaluate") of "images" or "text"."""
-  write_json(path / "experiment.json", EXPERIMENT if task == "images" else TEXT)
+  """Writes the files of every stage up to `until` ("train", "search", "retrain", "evaluate") of "images", "series" or "text"."""
+  write_json(path / "experiment.json", {"images": EXPERIMENT, "series": SERIES, "text": TEXT}[task])
   searches = [_search(arm, seed, generations, population) for seed in seeds for arm in arms]
   for seed in seeds:
     _write_curve(path / f"supernet/seed{seed}", seed, 2.3, 40)
@@ -69,6 +71,8 @@ def make_workdir(
   if task == "text":
     results = [_translated(row) for row in results]
     _write_outputs(path / "outputs", results)
+  if task == "series":
+    results = [_of_series(row) for row in results]
   write_json(path / "results.json", {"signatures": SIGNATURES if task == "text" else {}, "rows": results})
   write_json(path / "latency.json", {"device": "cpu: AMD EPYC x2", "batch": 1, "rows": [*map(_latency, winners)]})
   return path
@@ -149,6 +153,12 @@ def _write_curve(folder: pathlib.Path, seed: int, start: float, num: int) -> Non
       for i in range(num)])
 
 
+def _of_series(row: dict) -> dict:
+  """A result as series have it."""
+  row["retrained"]["test"]["matthews"] = row["retrained"]["test"]["accuracy"] - 0.1
+  return row | {"flops_by_length": {str(length): row["flops"] * length // 29 for length in (3, 7, 14, 29)}}
+
+
 def _translation_spec(row: dict) -> dict:
   rng = _rng(row["arm"], row["seed"], 13)
   baseline = row["arm"] == "baseline"
@@ -221,7 +231,7 @@ def workdir(tmp_path):
   return lambda **options: make_workdir(tmp_path / "run", **options)
 
 
-@pytest.fixture(params=["images", "text"])
+@pytest.fixture(params=["images", "series", "text"])
 def any_workdir(request, tmp_path):
-  """The same, of both tasks."""
+  """The same, of every sort of task."""
   return lambda **options: make_workdir(tmp_path / "run", task=request.param, **options)

@@ -26,6 +26,17 @@ def test_cards_compare_with_the_baseline(workdir):
   assert "10 classes · 1 seed ·" in text
 
 
+def test_series_are_told_of_as_such(workdir):
+  """Their lengths, FLOPs by length and Matthews correlation; of images there are none of these."""
+  path = workdir(task="series")
+  run, words = load(path), ("at most 29 steps", "<h3>FLOPs by length</h3>", "14 steps", "Matthews correlation")
+  text = "".join(said(section, run) for section in (sections.first_screen, sections.comparison, sections.against_cost))
+  assert all(word in text for word in words) and "sentence" not in text
+  images = load(workdir())
+  text = "".join(said(section, images) for section in (sections.first_screen, sections.comparison, sections.against_cost))
+  assert not any(word in text for word in words)
+
+
 def test_cards_show_inherited_accuracy_only_until_there_is_better(workdir):
   assert "validation accuracy, inherited" in said(sections.first_screen, load(workdir(until="search")))
   assert "validation accuracy, inherited" not in said(sections.first_screen, load(workdir()))

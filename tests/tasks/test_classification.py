@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ def test_matthews_correlation_is_that_of_predictions(monkeypatch):
   split = Split("test", "series", Ragged.joined(rows), labels, INFO.lengths)
   module = EncoderTransformer(net, SPEC)
   params = jax.jit(module.init)(jax.random.key(1), task.example(net, 1))["params"]
-  found = task.deployed(module, INFO, None)(params, rows).argmax(1)
+  found = task.deployed(module, INFO, pathlib.Path())(params, rows).argmax(1)
   (tp, fp), (fn, tn) = [[((found == i) & (labels == j)).sum() for j in (1, 0)] for i in (1, 0)]
   below = np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
   got = task.judge(module, params, split, INFO)["matthews"]

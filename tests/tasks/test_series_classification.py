@@ -1,4 +1,5 @@
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import optax
 import pytest
 
 from nasformer.attention.softmax import Softmax
+from nasformer.data.base import Info
 from nasformer.data.series import SeriesInfo
 from nasformer.nets.encoder import EncoderTransformer
 from nasformer.space.encoder import Encoder
@@ -45,7 +47,7 @@ def test_the_loss_falls():
 def test_people_give_series_of_unequal_lengths():
   """Logits do not depend on what a series is given with; a longer one is cut."""
   params = jax.jit(MODULE.init)(jax.random.key(0), TASK.example(NET, 1))["params"]
-  apply, rng = TASK.deployed(MODULE, INFO, None), np.random.default_rng(0)
+  apply, rng = TASK.deployed(MODULE, INFO, pathlib.Path()), np.random.default_rng(0)
   series = [rng.normal(size=(count, 2)) for count in (2, 6, 3, 9)]
   logits = apply(params, series)
   assert logits.shape == (4, 2) and apply(params, []).shape == (0, 2)
@@ -56,6 +58,5 @@ def test_people_give_series_of_unequal_lengths():
 
 
 def test_data_of_other_tasks_are_refused():
-  from nasformer.data.base import Info
   with pytest.raises(UserError, match="needs series with labels, which the data set 'digits' is not"):
     TASK.build(Info("digits", (8, 8, 1), 10, (), "", (0.0,), (1.0,)), SPACE, {})
