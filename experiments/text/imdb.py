@@ -35,7 +35,7 @@ def full():
       task=TextClassification(net=Sequence(dropout=0.1)),
       kinds={"mega": Mega(chunk_size=128)},
       train=train,
-      search=Search(score="accuracy", batch_size=32, limits=Limits(flops=8e9),
+      search=Search(score="accuracy", batch_size=32, limits=Limits(flops=1.6e10),
                     arms={"mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"}),
       retrain=train,
   )
