@@ -32,6 +32,8 @@ MICRO_TEXT = f"--config={ROOT / 'tests' / 'micro_text.py'}"
 
 def pytest_configure(config):
   """Compiled programs are kept in pytest's cache: both workers share them, and the next run compiles only what has changed."""
+  if not hasattr(config, "cache"):  # it can be switched off
+    return
   jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
