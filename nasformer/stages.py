@@ -300,7 +300,7 @@ def evaluate(run: Run) -> None:
       rows.append({key: row[key] for key in ("arm", "seed", "spec", "params", "flops")}
                   | {"inherited": {"val": row["inherited"]}, "retrained": retrained}
                   | experiment.task.facts(run.supernet.net, spec))
-      timings.append({"arm": row["arm"], "seed": row["seed"], **timing.measure(run, row["genes"])})
+      timings.append({"arm": row["arm"], "seed": row["seed"], **timing.measure(run, np.array(row["genes"]))})
       show(number + 1, f"{row['arm']}: {experiment.task.headline} {retrained['test'][experiment.task.headline]:.4g}")
   if outputs:
     for name, lines in (("source", parts["test"].sources), ("reference", parts["test"].targets)):

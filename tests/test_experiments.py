@@ -130,13 +130,16 @@ def test_networks_at_the_ends(case, size):
     assert counted == net.count_spec(spec).params
 
 
+ENDS = ("heads", "depth")
+
+
 def stored_alike(space):
   """The space with few sizes whose supernet stores the same: a branch for each of the others would only be more to trace.
 
-  Of heads the ends are kept, which decide what is stored, and of every other size the largest.
+  Of heads and depths, which may share a budget of heads, the ends are kept, and of every other size the largest.
   """
   sizes = {field.name: getattr(space, field.name) for field in dataclasses.fields(space)}
-  return dataclasses.replace(space, **{name: tuple(dict.fromkeys([*found[:1], found[-1]] if "heads" in name else found[-1:]))
+  return dataclasses.replace(space, **{name: tuple(dict.fromkeys((found[0], found[-1]) if name.endswith(ENDS) else found[-1:]))
                                        for name, found in sizes.items()
                                        if isinstance(found, tuple) and found and not isinstance(found[0], str)})
 

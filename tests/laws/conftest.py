@@ -101,7 +101,7 @@ class Images:
 class Texts:
   """Networks that classify texts, of encoder spaces: named by a prefix, as the rows are those of images."""
 
-  supernet, num = Supernet, 8
+  spaces, supernet, num = Encoder, Supernet, 8
   inputs = Rows(jnp.array([[5, 4, 2, 7, 1], [3, 6, 0, 0, 0], [0] * 5, [1, 2, 3, 8, 0]]), jnp.array([5, 2, 0, 4]))
   other = Rows(inputs.values.at[1].set(jnp.array([6, 2, 4, 8, 8])), inputs.length.at[1].set(3))
 
