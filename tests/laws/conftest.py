@@ -37,17 +37,6 @@ class Blocks(VisionNet):
   head = jax.jit(VisionNet.head, static_argnums=0)
 
 
-class TranslationBlocks(TranslationNet):
-  """Likewise."""
-
-  embed = jax.jit(TranslationNet.embed, static_argnums=(0, 2, 4))
-  attention = jax.jit(TranslationNet.attention, static_argnums=(0, 1, 5))
-  cross = jax.jit(TranslationNet.cross, static_argnums=(0, 1, 6))
-  mlp = jax.jit(TranslationNet.mlp, static_argnums=0)
-  finish = jax.jit(TranslationNet.finish, static_argnums=(0, 2))
-  logits = jax.jit(TranslationNet.logits, static_argnums=0)
-
-
 def portion(kinds, number, least=1):
   """Some of the kinds, one after another: so many that five rows, by their number, have them all."""
   size = -(-len(kinds) // 5)
@@ -140,11 +129,11 @@ class Translations:
     needs = ("divides", self.modules[module]) if self.modules[module] else ("divides",)
     return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
 
-  def net(self, name, make=TranslationNet):
+  def net(self, name):
     number = row_number(name, self.spaces)
     embeddings = ("joint", "decoder", "separate")[number % 3]
     config = Translation(("post", "pre")[number % 2], embeddings, ("relu", "gelu")[number // 2 % 2])
-    return make(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
+    return TranslationNet(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
 
   def shrunk(self, name, kinds):
     number, fields = row_number(name, self.spaces), {}
@@ -161,11 +150,11 @@ class Translations:
         qkv_dim=4, **widths, **fields)
 
   def small(self, name, spec):
-    network, (source, target) = Sliced(self.net(name, TranslationBlocks), spec), self.inputs
+    network, (source, target) = Sliced(self.net(name), spec), self.inputs
     return lambda params: network.decode(params, network.encode(params, source), source != PAD, target)
 
   def compiled(self, gradient):
-    return gradient
+    return quick(gradient)
 
   def loss(self, logits):
     real = self.inputs.target != PAD
