@@ -1,8 +1,8 @@
 """Encoders: pre-norm layers between a stem and a head. What the network families of encoder spaces share, whatever enters.
 
 A family is a frozen dataclass with the fields `config`, `num_classes` and `kinds`; it says how inputs become tokens, which of
-these are real, and what the head reads of them. Its configuration has the fields `activation`, `dropout`, `stochastic_depth` and
-`dtype` (`check`), with `dropout` the rate on hidden activations at the largest width, a narrower network getting less in
+these are real, and what the head reads of them. Its configuration has the fields `patch_size`, `activation`, `dropout`,
+`stochastic_depth` and `dtype` (`check`), with `dropout` the rate on hidden activations at the largest width, a narrower network getting less in
 proportion, and `stochastic_depth` the drop probability of the last layer, rising linearly from 0 at the first.
 """
 
