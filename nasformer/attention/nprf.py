@@ -24,8 +24,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nasformer.attention.base import Context, Core, Count, Tensor
+from nasformer.attention.chunks import mapped, pieces
 from nasformer.attention.favor import directions, exponents
-from nasformer.attention.kernel import divide, first_count, in_pieces, pieces, with_first, with_one
+from nasformer.attention.kernel import divide, first_count, with_first, with_one
 from nasformer.ops import masks
 from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
@@ -235,18 +236,17 @@ class Grid:
     table = jnp.pad(table, ((0, 0), (padding, 0), (0, 0)))
     keys = k.shape[1] // self.copies // columns
 
-    def piece(_, x):
-      q, at = x
+    def piece(q, at):
       start = padding + (table.shape[1] - padding) // 2 - (at[0, 0] + size - 1)
       near = jax.lax.dynamic_slice_in_dim(table, start, size + keys - 1, axis=1)
       near = toeplitz(toeplitz(near.swapaxes(1, 2), size, keys).transpose(0, 2, 3, 1), columns, columns)
       near = near.swapaxes(2, 3).reshape(len(table), size * columns, keys * columns)
       weights = jnp.einsum("btnr,bsnr->bnts", q.reshape(len(q), -1, *q.shape[3:]), k) * jnp.tile(near, self.copies)
       sums = jnp.einsum("bnts,bsne->btne", weights, v), weights.sum(-1).swapaxes(1, 2)
-      return None, tuple(x.reshape(len(x), size, columns, *x.shape[2:]) for x in sums)
+      return tuple(x.reshape(len(x), size, columns, *x.shape[2:]) for x in sums)
 
     q = q.reshape(len(q), rows, columns, *q.shape[2:])
-    _, sums = in_pieces(piece, None, (q, first + jnp.arange(rows)[None]), size)
+    sums = mapped(piece, (q, first + jnp.arange(rows)[None]), size)
     return tuple(x.reshape(len(x), rows * columns, *x.shape[3:]) for x in sums)
 
   def _by_transforms(self, table, first, q, k, v):
