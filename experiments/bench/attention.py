@@ -8,8 +8,8 @@ and one step of decoding with all but one position behind it. "softmax (jax.nn)"
 same projections. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
 the compiled program. "Of the device" is the least time that the device could take, by its measured rate of matrix products (m)
 for the counted ones, the backward pass counting twice, or by its measured bandwidth (b) for the bytes of all inputs and
-outputs, whichever is more, over the time taken. A kind is left out of longer lengths once the next would take more than --most seconds, and out of
-those that take more than --most_gb of memory.
+outputs, whichever is more, over the time taken. A kind is left out of longer lengths once the next would take more than --most
+seconds, and out of those that take more than --most_gb of memory.
 
 Written to --out: attention.jsonl, one line per measurement after one that says where, to which a second run adds its own;
 attention.png. So modes, kinds and lengths may be measured one by one; the last measurement of each counts.
@@ -61,7 +61,7 @@ class Library(Softmax):
   """Softmax as the library of arrays has it."""
 
   def attend(self, params, q, k, v, context):
-    return jax.nn.dot_product_attention(q, k, v, is_causal=context.causal)
+    return jax.nn.dot_product_attention(q, k, v, is_causal=context.causal, implementation="xla")
 
 
 def kinds() -> dict:
@@ -187,7 +187,8 @@ def summary(rows: list[dict], mode: str, what: str) -> Table:
   rows = [row for row in rows if (row["mode"], row["what"]) == (mode, what)]
   lengths = sorted({row["length"] for row in rows})
   table = Table(title=f"{mode}, {what}: milliseconds of a layer ({_DTYPE.value}, batch {_BATCH.value})")
-  for head in ("kind", *(f"{length:,}" for length in lengths), "faster than softmax from", "time ~ n^", "memory ~ n^", "of the device"):
+  for head in ("kind", *(f"{length:,}" for length in lengths), "faster than softmax from", "time ~ n^", "memory ~ n^",
+               "of the device"):
     table.add_column(head, justify="left" if head == "kind" else "right")
   for name in dict.fromkeys(row["kind"] for row in rows):
     at = {row["length"]: row for row in rows if row["kind"] == name}
