@@ -259,3 +259,67 @@ def test_half_precision_comes_out_as_it_went_in(name):
   assert out.dtype == jnp.bfloat16
   wide = x.astype(jnp.float32)
   _close(out.astype(jnp.float32), _run(name)(params, wide, wide, Context()), 2e-2, 2e-2)
+
+
+# -- sides, order and precision ----------------------------------------------------------------------------------------
+
+
+def _said(name, params, x, source, mask, is_causal=False):
+  """What a masked network at its largest says, by the program of its gradients, which others here use too."""
+  context = Context(jnp.asarray(mask), jnp.asarray(mask), keep_embed=jnp.ones(12, bool), keep_heads=jnp.ones(3, bool),
+                    causal=is_causal)
+  return np.asarray(_slopes(name)((params, x, source), np.ones_like(x), context)[1])
+
+
+@pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+def test_padding_in_front_is_like_padding_behind(request, name, is_causal):
+  """Of what knows no positions but by their distances."""
+  kind = _kind(request.getfixturevalue("causal") if is_causal else name)
+  if kind.can.grid or name == "cosformer" and not is_causal:
+    pytest.skip("places on a grid, or in a sequence whose length is its unit")
+  length = LENGTH if is_causal else 9
+  real = np.arange(length) < np.array([[length - 3], [length // 2]])
+  x = np.where(real[..., None], _normal(64, 2, length, 12), 1e4)
+  behind = _said(name, _params(kind), x, x, real, is_causal)
+  front = _said(name, _params(kind), *[np.roll(x, 3, 1)] * 2, np.roll(real, 3, 1), is_causal)
+  _close(front, np.roll(behind, 3, 1))
+
+
+@pytest.mark.parametrize("name", ["softmax", "linear", "favor", "eit", "luna", "couplformer"])
+def test_the_order_of_keys_means_nothing(name):
+  """To kinds without positions, padding among them included."""
+  x, source, order = _normal(65, 2, 9, 12), _normal(66, 2, 9, 12), np.random.default_rng(0).permutation(9)
+  mask, params = np.arange(9) != np.array([[2], [5]]), _params(_kind(name))
+  everyone = Context(jnp.ones((2, 9), bool), keep_embed=jnp.ones(12, bool), keep_heads=jnp.ones(3, bool))
+  run = lambda order: _slopes(name)((params, x, source[:, order]), np.ones_like(x),
+                                    everyone.replace(key_mask=jnp.asarray(mask[:, order])))[1]
+  _close(run(order), run(np.arange(9)))
+
+
+def _turned(name, tensor):
+  """A parameter with the past and the future exchanged."""
+  if name == "distance_bias" and tensor.ndim == 2:  # T5's buckets: the past and no distance, then the future
+    return np.concatenate([tensor[:, :1], np.roll(tensor, tensor.shape[1] // 2, 1)[:, 1:]], 1)
+  if name == "position_bias":
+    return tensor[:, ::-1]
+  return tensor[::-1] if name in ("relative", "distance_bias") or name.startswith("ema_") else tensor
+
+
+def test_a_sequence_turned_round_gives_the_output_turned_round(name):
+  """With what kinds know of the past and the future exchanged."""
+  if name == "momentum":
+    pytest.skip("early keys gather more than late ones")
+  params, x, mask = _params(_kind(name)), _normal(67, 2, 9, 12), np.ones((2, 9), bool)
+  turned = {role: np.asarray(_turned(role, np.asarray(tensor))) for role, tensor in params.items()}
+  _close(_said(name, turned, *[x[:, ::-1]] * 2, mask), _said(name, params, x, x, mask)[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["vvt", "couplformer", "evolving", "luna", "mega"])
+def test_single_precision_is_enough(name):
+  """Kinds that say by themselves how they mix: the others are compared with their dense forms in every type."""
+  params, x = jax.tree.map(np.float64, _params(_kind(name))), _normal(68, 2, 9, 12).astype(np.float64)
+  with jax.enable_x64(True):
+    want = jax.jit(lambda p, x: _kind(name)(p, x, x, Context())[0])(params, x)
+    assert want.dtype == jnp.float64
+  single = jax.tree.map(np.float32, (params, x))
+  _close(_said(name, single[0], *[single[1]] * 2, np.ones((2, 9), bool)), np.asarray(want))
