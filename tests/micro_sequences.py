@@ -38,6 +38,6 @@ def get_config(what="texts"):
       task=task(net=Sequence(dropout=0.1)),
       train=training,
       search=Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,
-                    limits=Limits(flops=3e4), batch_size=32),
+                    limits=Limits(flops=3e4), arms={"mixed": ""}, batch_size=32),
       retrain=training,
   ))
