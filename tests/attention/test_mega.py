@@ -137,7 +137,8 @@ def test_cross_attention_equals_the_definition(activation):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, pytest.param(64, marks=pytest.mark.slow), pytest.param(65, marks=pytest.mark.slow), 150])
+@pytest.mark.parametrize("length", [
+    1, 150, *(pytest.param(length, marks=pytest.mark.slow) for length in (64, 65))])
 def test_the_average_in_chunks_is_the_average(causal, length):
   p, x = weights(Mega()), draw(50, 2, length, 6)
   want = quick(lambda p, x: jnp.stack([averages(Mega(), p, row, causal) for row in x]))(p, x)

@@ -178,7 +178,7 @@ def stepwise(net, spec, room):
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in SOME else pytest.mark.slow) for kind in ABLE])
 def test_step_by_step_is_the_whole(kind):
-  """Whatever the room for the translation, and whoever else is in the batch. What a kind does step by step is tested with it."""
+  """Whatever the room for the translation, and whoever else is in the batch; of all kinds alone it is tested with them."""
   spec = brief(kind)
   params, step = draw(SEPARATE, spec), stepwise(SEPARATE, spec, 7)
   want, real = np.asarray(run(SEPARATE, params, spec=spec)), np.asarray(PAIR.target != PAD)

@@ -115,7 +115,8 @@ def test_pixels_may_be_floats():
   np.testing.assert_array_equal(run(net, params), run(net, params, IMAGES.astype(np.float32)))
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if KINDS[kind].can.grid else pytest.mark.slow) for kind in KINDS])
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=() if KINDS[kind].can.grid else pytest.mark.slow) for kind in KINDS])
 def test_bfloat16_is_close(kind):
   spec = EncoderSpec(6, (LayerSpec(kind, 2, 4, 5),))
   params = jax.tree.map(lambda leaf: leaf / 2, draw(make(), spec))
