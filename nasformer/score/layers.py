@@ -7,12 +7,10 @@ beside each other at this length; `--stages=latency` measures whole networks.
 
 import dataclasses
 import math
-import pathlib
-from typing import Any, ClassVar, Mapping
+from typing import Any, ClassVar, Mapping, Sequence
 
 import numpy as np
 
-from nasformer.store.writers import JsonlWriter
 from nasformer.types import UserError
 
 UNIT_MS = 1e-6  # prices are whole nanoseconds
@@ -35,13 +33,13 @@ class Layers:
   """Prices parts of a network by such a table, as a network family counts them (`counts.terms`).
 
   Attributes:
-    path: the table, for messages.
+    path: of the table, for messages.
     times: milliseconds by length, by kind and form.
     width: of a layer there.
     length: of the sequences of this search.
   """
 
-  path: pathlib.Path
+  path: str
   times: Mapping[tuple[str, str], Mapping[int, float]]
   width: int
   length: int
@@ -67,19 +65,18 @@ class Layers:
     return round(math.exp(line) * sizes["num_heads"] * sizes["head_dim"] / self.width / UNIT_MS)
 
 
-def load(path: str | pathlib.Path, length: int, device: str) -> Layers:
+def layers(rows: Sequence[Mapping[str, Any]], path: str, length: int, device: str) -> Layers:
   """The table.
 
   Args:
-    path: attention.jsonl.
+    rows: of attention.jsonl.
+    path: of that.
     length: of the sequences of this search.
     device: on which it must have been measured.
 
   Raises:
-    UserError: it is missing, no such table, or of another device.
+    UserError: it is empty, no such table, or of another device.
   """
-  path = pathlib.Path(path)
-  rows = JsonlWriter(path).read()
   if not rows or "device" not in rows[0] or not all("ms" in row for row in rows[1:]):
     raise UserError(f"{path} is missing or no table of attention layers: experiments/bench/attention.py writes one")
   if rows[0]["device"] != device:

@@ -1,5 +1,3 @@
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -16,16 +14,9 @@ ROWS = [{"device": "here", "width": 512}] + [
 SPACE = Encoder(embed_dim=(16,), depth=(1, 2), num_heads=(2, 4), head_dim=8, ffn_dim=(16,), kinds=("softmax", "linear"))
 
 
-@pytest.fixture
-def table(tmp_path):
-  path = tmp_path / "attention.jsonl"
-  path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-  return path
-
-
-def test_layers_add_up_along_a_line_in_logarithms(table):
+def test_layers_add_up_along_a_line_in_logarithms():
   """At 128 tokens softmax takes 4 ms where a layer is 512 wide, linear sqrt(8): its last measurement counts."""
-  terms = counts.terms(SPACE, layers.load(table, 128, "here"), layers.AttentionTime())
+  terms = counts.terms(SPACE, layers.layers(ROWS, "table", 128, "here"), layers.AttentionTime())
   cost = CostTable(SPACE, tuple(terms), layers.UNIT_MS)
   for genes in np.asarray(SPACE.sample(jax.random.key(0), 8)):
     expected = sum({"softmax": 4.0, "linear": 8**0.5}[layer.kind] * layer.num_heads * 8 / 512 for layer in SPACE.decode(genes).layers)
@@ -36,13 +27,13 @@ def test_layers_add_up_along_a_line_in_logarithms(table):
     (300, "here", "has times of 'softmax' .bidirectional. from 64 to 256 tokens, and sequences here have 300"),
     (128, "elsewhere", "was measured on 'here', and this is 'elsewhere'"),
 ])
-def test_tables_that_do_not_fit(table, length, device, message):
+def test_tables_that_do_not_fit(length, device, message):
   with pytest.raises(UserError, match=message):
-    list(counts.terms(SPACE, layers.load(table, length, device), layers.AttentionTime()))
+    list(counts.terms(SPACE, layers.layers(ROWS, "table", length, device), layers.AttentionTime()))
 
 
-def test_missing_tables_and_kinds(tmp_path, table):
+def test_missing_tables_and_kinds():
   with pytest.raises(UserError, match="is missing or no table of attention layers"):
-    layers.load(tmp_path / "none.jsonl", 128, "here")
+    layers.layers([], "none.jsonl", 128, "here")
   with pytest.raises(UserError, match="has no times of 'favor' .bidirectional, forward.: measure it with"):
-    layers.load(table, 128, "here").count("attention", kind="favor", num_heads=2, head_dim=8)
+    layers.layers(ROWS, "table", 128, "here").count("attention", kind="favor", num_heads=2, head_dim=8)
