@@ -23,7 +23,7 @@ from nasformer.data.files import one_line
 from nasformer.experiment import Experiment
 from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
-from nasformer.score import counts
+from nasformer.score import counts, layers
 from nasformer.scoring import Scorer, supernet_fitting, trained_supernet
 from nasformer.search import loop as search_loop
 from nasformer.search import winner as choose
@@ -32,6 +32,7 @@ from nasformer.search.domain import Domain
 from nasformer.store import files
 from nasformer.store.known import Known
 from nasformer.store.trials import TrialLog
+from nasformer.store.writers import JsonlWriter
 from nasformer.supernet.sampling import supernet_loss
 from nasformer.train import mesh, step
 from nasformer.trusting import trust
@@ -136,6 +137,10 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   tables = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
   if run.experiment.search.latency == "predicted":
     tables["latency_ms"], _ = timing.predicted(run, narrow)
+  if run.experiment.search.attention_table is not None:
+    path = run.experiment.search.attention_table
+    times = layers.layers(JsonlWriter(path).read(), f"search.attention_table={path}", net.length, device())
+    tables["attention_ms"] = CostTable(narrow, tuple(counts.terms(narrow, times, layers.AttentionTime())), layers.UNIT_MS)
   return Domain(narrow, tables, limits)
 
 
