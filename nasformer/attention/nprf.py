@@ -250,15 +250,21 @@ class Grid:
       return finish(out[..., :-1], out[..., -1])
 
     def turn(carry, x):
-      sums, beside, waiting = carry
-      q, keys, later = x
-      beside, waiting = (*beside, hold(*keys)), (*waiting, phi(q).swapaxes(1, 2))
-      out = answer(sums, beside, waiting[0], later)
-      return (sums + gather(beside[0]), beside[1:], waiting[1:]), out
+      outs = []
+      for i in range(pair):
+        sums, beside, waiting = carry
+        q, keys, later = jax.tree.map(lambda x: x[i], x)
+        beside, waiting = (*beside, hold(*keys)), (*waiting, phi(q).swapaxes(1, 2))
+        outs.append(answer(sums, beside, waiting[0], later))
+        carry = sums + gather(beside[0]), beside[1:], waiting[1:]
+      return carry, jax.tree.map(lambda *x: jnp.stack(x), *outs)
 
     empty = lambda width: jnp.zeros((len(k), k.shape[2], size, width), real.dtype)
     carry = nothing, (empty(features + v.shape[-1] + 1),) * (1 + ahead), (empty(features),) * ahead
-    carry, out = jax.lax.scan(jax.checkpoint(turn, prevent_cse=False), carry, (queries, keys, later))
+    pair = 2 - number % 2  # blocks of a turn: what a turn begins with is kept for the gradient
+    xs = jax.tree.map(lambda x: x.reshape(number // pair, pair, *x.shape[1:]), (queries, keys, later))
+    carry, out = jax.lax.scan(jax.checkpoint(turn, prevent_cse=False), carry, xs)
+    out = jax.tree.map(lambda x: x.reshape(number, *x.shape[2:]), out)
     if ahead:
       sums, beside, waiting = carry
       last = answer(sums, (*beside, jnp.zeros_like(beside[0])), waiting[0], nothing)
