@@ -65,14 +65,16 @@ class Program:
   Attributes:
     config: which one.
     keeps: whether it keeps what it compiles; one that will be killed must not, for it might leave half a file.
+    devices: of each process.
   """
 
   config: str = MICRO
   keeps: bool = True
+  devices: int = 2
 
   def start(self, *flags, **options):
     """The running process."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": QUICK,
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices), "XLA_FLAGS": QUICK,
            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if self.keeps else "1e9"}
     return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,
