@@ -39,6 +39,15 @@ def pytest_configure(config):
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_modifyitems(items):
+  """Files that need a finished run come first, the two runs at the same time: else one worker would wait for the last file."""
+  needs = {"finished_text": set(), "finished": set()}
+  for item in items:
+    for name in needs.keys() & item.fixturenames:
+      needs[name].add(item.path)
+  items.sort(key=lambda item: [item.path not in files for files in needs.values()])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget():
   """Drops compiled programs after each file: kept to the end, they would fill gigabytes."""

@@ -203,7 +203,10 @@ def _maybe_jit(program: Callable, strategy: Strategy) -> Callable:
   """The compiled program, unless the strategy says that it is not made of JAX operations alone."""
   return program if getattr(strategy, "jittable", True) else program.__wrapped__
 
+
 # Asking, the costly part to compile, is a program of its own: telling is compiled once more when the state has grown.
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _init(strategy: Strategy, domain: Domain, key: Array) -> Any:
   """The state before anything is known."""
