@@ -184,7 +184,8 @@ def test_a_population_of_masks_equals_a_loop(name):
   one = lambda p, h, e: kind(p, clean(e), clean(e), _masked((9, 5)).replace(keep_heads=h, keep_embed=e))[0]
   together = jax.jit(jax.vmap(one, (None, 0, 0)))(params, heads, embed)
   for out, alive, e in zip(together, ALIVE, np.asarray(embed)):
-    _close(out, _slopes(name)((params, np.where(e, x, 0), np.where(e, x, 0)), np.ones_like(x), _masked((9, 5), None, *alive))[1])
+    inputs = params, np.where(e, x, 0), np.where(e, x, 0)
+    _close(out, _slopes(name)(inputs, np.ones_like(x), _masked((9, 5), None, *alive))[1])
 
 
 @pytest.mark.slow
@@ -280,7 +281,8 @@ def test_extreme_inputs_stay_finite(request, name, scale, is_causal):
 
 def test_half_precision_comes_out_as_it_went_in(name):
   """With small weights: a softmax over large logits is as sharp as their rounding."""
-  params, x = jax.tree.map(lambda v: np.asarray(v) / 2, _params(_kind(name))), jnp.asarray(_normal(63, 2, 9, 12), jnp.bfloat16)
+  params = {role: value / 2 for role, value in _params(_kind(name)).items()}
+  x = jnp.asarray(_normal(63, 2, 9, 12), jnp.bfloat16)
   out = _run(name)(params, x, x, Context())
   assert out.dtype == jnp.bfloat16
   wide = np.asarray(x, np.float32)

@@ -27,7 +27,7 @@ def _divisor(xp, total):
   return xp.where(total > 0, total, 1)
 
 
-@pytest.mark.parametrize("kind", [Favor(), Favor(features_per_dim=3, seed=5)])
+@pytest.mark.parametrize("kind", [Favor(), pytest.param(Favor(features_per_dim=3, seed=5), marks=pytest.mark.slow)])
 def test_equals_dense(check_dense, case, kind):
   check_dense(kind, _weights(kind), _divisor, case)
 
