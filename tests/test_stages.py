@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer import evaluate, fitting, stages
+from nasformer import evaluate, fitting, stages, workdir
 from nasformer.compilations import counted
 from nasformer.data.batching import eval_batches
 from nasformer.data.digits import Digits
@@ -227,8 +227,37 @@ def test_costs_can_be_objectives(scored, make_run, tmp_path):
   stages.search(make_run(tmp_path, search=search))
   flops = [trial["flops"] for trial in TrialLog(tmp_path / "trials.jsonl").read()]
   assert np.mean(flops[-8:]) < np.mean(flops[:8])  # the first ones are drawn at random
-  with pytest.raises(UserError, match="config.search.arms.mixed: search.minimise=.*no cost 'flop'"):
+  with pytest.raises(UserError, match="config.search.arms.mixed: search.minimise=.*no cost 'flop' .there are: flops, latency_ms, memory_mb"):
     stages._domains(make_run(tmp_path, search=dataclasses.replace(SEARCH, minimise=("flop",))))
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "memory_mb", "training_memory_mb"])
+def test_what_must_be_compiled_can_be_an_objective(scored, make_run, contents, tmp_path, monkeypatch, name):
+  """One more for every gene's step; of equals by quality the winner is the cheapest by what is minimised, not by FLOPs."""
+  scored(lambda genes: np.zeros(len(genes)))
+  measured = []
+
+  def cost(run, genes):
+    measured.append(tuple(genes.tolist()))
+    return 10.0 - genes[0] + genes[2:].sum()
+
+  monkeypatch.setattr(stages.timing, "measure", lambda run, genes: {"median_ms": cost(run, genes)})
+  monkeypatch.setattr(stages.footprint, "in_use", cost)
+  monkeypatch.setattr(stages.footprint, "in_training", cost)
+  search = dataclasses.replace(SEARCH, strategy=Nsga2(population=8), arms={"any": ""}, generations=6, minimise=(name,))
+  stages.search(make_run(tmp_path, search=search))
+  trials = TrialLog(tmp_path / "trials.jsonl").read()
+  costs = [trial[name] for trial in trials]
+  assert costs == [10.0 - trial["genes"][0] + sum(trial["genes"][2:]) for trial in trials]
+  assert np.mean(costs[-8:]) < np.mean(costs[:8])
+  (main,) = winners(tmp_path, "any")
+  assert 10.0 - main["genes"][0] + sum(main["genes"][2:]) == min(costs) and "predicted_ms" not in main
+  assert len(measured) == len(set(measured)) == len(trials)
+  before = contents(tmp_path)
+  (tmp_path / "winner.json").unlink()
+  TrialLog(tmp_path / "trials.jsonl").truncate_to(len(trials) // 2)
+  stages.search(make_run(tmp_path, search=search))
+  assert contents(tmp_path) == before and len(measured) == len(trials)
 
 
 def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeypatch):
@@ -260,3 +289,24 @@ def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_attention_layers_have_a_cost_of_their_own(make_run, tmp_path):
+  """The table of another device is refused by name."""
+  rows = [{"kind": kind, "mode": "bidirectional", "what": "forward", "length": length, "ms": 1.0 + (kind == "linear")}
+          for kind in ("softmax", "linear") for length in (4, 64)]
+  table = tmp_path / "attention.jsonl"
+
+  def domains(device):
+    table.write_text("".join(json.dumps(row) + "\n" for row in [{"device": device, "width": 8}, *rows]))
+    run = make_run(tmp_path / "run")
+    search = dataclasses.replace(run.experiment.search, attention_table=str(table), minimise=("attention_ms",))
+    return stages._domains(make_run(tmp_path / "run", search=search))[0]
+
+  cost = domains(workdir.device())["mixed"].costs["attention_ms"]
+  for kind, expected in (("softmax", 2.0), ("linear", 4.0)):  # two layers whose heads are together as wide as the table's
+    genes = cost.space.genome({"depth": 2} | {f"layer.{i}.{gene}": value for i in range(2)
+                                              for gene, value in (("kind", kind), ("num_heads", 2))})
+    assert cost.exact(genes) == pytest.approx(expected)
+  with pytest.raises(UserError, match="was measured on 'elsewhere'"):
+    domains("elsewhere")

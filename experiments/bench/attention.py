@@ -14,9 +14,9 @@ seconds, and out of those that take more than --most_gb of memory.
 Written to --out: attention.jsonl, one line per measurement after one that says where, to which a second run adds its own;
 attention.png. So modes, kinds and lengths may be measured one by one; the last measurement of each counts.
 
-These are layers by themselves, to choose a kind by. What a search goes by is the table of `--stages=latency`: there the same kinds
-are measured at the lengths, widths and heads of its space, inside whole networks, and become prices of layers
-(`nasformer/score/prices.py`); a table of another device, version, type, batch size or length is refused.
+`--config.search.attention_table=DIR/attention.jsonl` makes a search of that its cost attention_ms: forward times of the
+attention layers of a network, by length and in proportion to their width (`nasformer/score/layers.py`). The latency of whole
+networks is what `--stages=latency` measures.
 """
 
 import dataclasses

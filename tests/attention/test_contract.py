@@ -111,6 +111,13 @@ def test_tensors_initialise_as_declared(name, sizes):
   assert _kind(name).count(sizes, 5, 5).params == sum(math.prod(t.shape) for t in declared.values())
 
 
+def test_a_longest_length_is_told(name):
+  """It is the field `max_length`, and who has that field has a limit somewhere."""
+  kind = _kind(name)
+  limits = {kind.longest(module) for module in ("encoder", "decoder", "cross")} - {None}
+  assert limits == ({kind.max_length} if hasattr(kind, "max_length") else set())
+
+
 def _check_count(count_products, kind, sizes, queries, keys, is_causal):
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
   params = {name: shape(*tensor.shape) for name, tensor in kind.params(sizes).items()}
