@@ -236,8 +236,7 @@ def test_mistakes_are_told(field):
 # -- what else it is ---------------------------------------------------------------------------------------------------
 
 
-@over_forms
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("form, causal", [("pairs", False), ("sums", True), ("transforms", False)])
 def test_without_a_bias_it_is_favor_of_unit_vectors(force, form, causal):
   """But for the scale d^(1/4) there, with d = 4."""
   force(form)
