@@ -125,9 +125,9 @@ class Translations:
   other = Pair(inputs.source.at[1].set(jnp.array([4, 3, 3, 2])), inputs.target.at[1].set(jnp.array([8, 2, PAD, PAD])))
   modules = {"encoder": None, "decoder": "causal", "cross": "cross"}
 
-  def able(self, module, kinds):
-    """The kinds that can work in this module, where heads divide a fixed width."""
-    needs = ("divides", self.modules[module]) if self.modules[module] else ("divides",)
+  def able(self, module, kinds, divides=True):
+    """The kinds that can work in this module, where heads divide a fixed width or are always of one number."""
+    needs = [need for need in (self.modules[module], "divides" if divides else None) if need]
     return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
 
   def net(self, name):
@@ -138,10 +138,11 @@ class Translations:
 
   def shrunk(self, name, kinds):
     number, fields = rows_like(name).index(name), {}
+    divides = all(KINDS[kind].can.divides for kind in kinds)
     for turn, module in enumerate(self.modules):
-      able = self.able(module, kinds or KINDS)
+      able = self.able(module, kinds or KINDS, divides)
       fields[f"{module}_kinds"] = tuple(able) if kinds else portion(able, name, turn)
-      fields[f"{module}_heads"] = (1, 2) if (number + turn) % 3 == 1 and len(kinds) != 1 else (2,)
+      fields[f"{module}_heads"] = (1, 2) if (number + turn) % 3 == 1 and len(kinds) != 1 and divides else (2,)
     span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((1, 2), (2,)))[number % 3]
     widths = {"encoder_embed_dim": (6, 8), "decoder_embed_dim": (6, 8)}
     if number % 3 or kinds:  # where the table of embeddings is not shared by both sides, or it must be quick
