@@ -1,4 +1,4 @@
-"""The whole pipeline of sequences in seconds: few written texts or series, a space of small networks, short trainings and searches."""
+"""The whole pipeline of texts or series in seconds: few of them, small networks, short trainings and searches."""
 
 import pathlib
 
@@ -25,16 +25,19 @@ def write(folder: pathlib.Path) -> None:
   lines = [f"{'again' if len(set(text)) < len(text) else 'once'}\t{text}" for text in sorted(texts)[:120]]
   (folder / "texts.tsv").write_text("\n".join(["label\ttext", *lines, ""]))
   series = [rng.normal(size=length).round(3) for length in rng.integers(3, 17, 120)]
-  (folder / "series.csv").write_text("".join(f"{'up' if row.mean() > 0 else 'down'},{','.join(map(str, row))}\n" for row in series))
+  lines = [",".join(["up" if row.mean() > 0 else "down", *map(str, row)]) for row in series]
+  (folder / "series.csv").write_text("\n".join([*lines, ""]))
 
 
 def get_config(what="texts"):
-  data, task = {"texts": (LabelledText(train="texts.tsv", val_fraction=0.2, test_fraction=0.2, **LENGTHS), TextClassification),
-                "series": (SeriesFiles(train="series.csv", **LENGTHS), SeriesClassification)}[what]
+  texts = LabelledText(train="texts.tsv", val_fraction=0.2, test_fraction=0.2, **LENGTHS)
+  series = SeriesFiles(train="series.csv", **LENGTHS)
+  data, task = {"texts": (texts, TextClassification), "series": (series, SeriesClassification)}[what]
   training = Training(steps=20, batch_size=8, report_every=5, checkpoint_every=10, optimizer=Optimizer(peak_lr=3e-3))
   return config.open_up(Experiment(
       data=data,
-      space=Encoder(embed_dim=(8,), depth=(1, 2), num_heads=(1, 2), head_dim=4, ffn_dim=(8, 16), kinds=("softmax", "evolving")),
+      space=Encoder(embed_dim=(8,), depth=(1, 2), num_heads=(1, 2), head_dim=4, ffn_dim=(8, 16),
+                    kinds=("softmax", "evolving")),
       task=task(net=Sequence(dropout=0.1)),
       train=training,
       search=Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,

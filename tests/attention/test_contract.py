@@ -306,8 +306,8 @@ def test_padding_in_front_is_like_padding_behind(request, name, is_causal):
   context, params = _masked((length - 3, length // 2), is_causal=is_causal), _params(kind)
   x = np.where(context.query_mask[..., None], _normal(64, 2, length, 12), 1e4)
   behind = _said(name, params, x, x, context)
-  x, context = np.roll(x, 3, 1), context.replace(**{side: jnp.roll(context.query_mask, 3, 1) for side in ("query_mask", "key_mask")})
-  _close(_said(name, params, x, x, context), np.roll(behind, 3, 1))
+  x, mask = np.roll(x, 3, 1), jnp.roll(context.query_mask, 3, 1)
+  _close(_said(name, params, x, x, context.replace(query_mask=mask, key_mask=mask)), np.roll(behind, 3, 1))
 
 
 @pytest.mark.parametrize("name", ["softmax", "linear", "favor", "eit", "luna", "couplformer"])

@@ -128,8 +128,8 @@ def test_a_number_of_features_must_be_positive():
 
 
 def test_the_released_stabiliser_lets_the_future_in():
-  """The largest exponent of all keys, beside an epsilon in every feature: an earlier output feels a key that has a large one,
-  as the direction itself has. Ours does not."""
+  """The largest exponent of all keys, beside an epsilon in every feature: an earlier output feels a key that has a large
+  one, as the direction itself has. Ours does not."""
   x, omega = np.asarray(_normal(1, 80, 1, 16), np.float64), directions(0, 64, 16)
   large = np.where(np.arange(80)[:, None, None] == 70, omega[np.square(omega).sum(1).argmax()] * 16**0.25, x)
 

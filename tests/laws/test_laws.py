@@ -71,7 +71,8 @@ def test_padding_further_changes_nothing(case, form):
     RATIO, PRE, CARRY, CARRY_TEXTS, *(pytest.param(of, marks=pytest.mark.slow) for of in (
         ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna",), 2),
         ("ranknas_iwslt", ("eit", "evolving"), 2)))
-], ids=["mlp_ratio", "translation", "carry", "texts", "ffn_dim", "translation_kinds", "translation_carry", "translation_heads"])
+], ids=["mlp_ratio", "translation", "carry", "texts", "ffn_dim", "translation_kinds", "translation_carry",
+        "translation_heads"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form):
   this = case(*of)
   for i, genes in enumerate(this.genes):
