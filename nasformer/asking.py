@@ -34,6 +34,7 @@ from nasformer.search.domain import Domain
 from nasformer.space.encoder import Encoder
 from nasformer.space.translation import Translation
 from nasformer.store import files
+from nasformer.store.known import Known
 from nasformer.store.trials import TrialLog
 from nasformer.tasks.image_classification import ImageClassification
 from nasformer.tasks.translation import TranslationTask
@@ -82,7 +83,7 @@ class Candidate:
   genes: tuple[int, ...] = dataclasses.field(repr=False)
   spec: Any
   values: Mapping[str, Any] = dataclasses.field(repr=False)
-  costs: Mapping[str, int]
+  costs: Mapping[str, int | float]
   scores: tuple[float, ...] = ()
 
 
@@ -97,7 +98,7 @@ class Search:
 
   def __init__(self, space: Any = "tiny", strategy: Any = "evolution", limits: Any = None, seed: Any = 0,
                path: str | pathlib.Path | None = None, minimise: Any = (), net: Any = None,
-               costs: Mapping[str, CostTable] | None = None, repair: bool = False):
+               costs: Mapping[str, Any] | None = None, repair: bool = False):
     """Begins a search, or goes on with the one in the file.
 
     Args:
@@ -109,7 +110,9 @@ class Search:
       minimise: costs that are objectives beside the scores.
       net: the network family that "params" and "flops" are counted for, as `task.build` makes it; by default that of the
         space's own task, for images of 224 x 224 and 1000 classes or for sentences of 30 tokens.
-      costs: costs of your own, by name.
+      costs: costs of your own, by name: one that adds up as a table, or any as a function of `Candidate.spec`, such as latency
+        on a device of yours. A function is asked once for each network, and a file beside `path` keeps its answers. A network
+        above a limit on it is not among the candidates.
       repair: go on from the intact lines of a damaged file, which is kept under another name.
 
     Raises:
@@ -119,13 +122,21 @@ class Search:
         "space": space, "strategy": strategy, "limits": {} if limits is None else limits, "minimise": minimise, "seed": seed},
         "Search")
     tables = {**_counted(self.settings.space, net), **(costs or {})}
-    if not tables and (self.settings.limits or self.settings.minimise):
+    functions = {name: tables.pop(name) for name in list(tables) if not isinstance(tables[name], CostTable)}
+    if not {**tables, **functions} and (self.settings.limits or self.settings.minimise):
       raise UserError(f"Search: no costs are known of a space of class {type(self.settings.space).__name__}: give the network"
                       " family as net= or your own as costs=")
-    self.domain = Domain(self.settings.space, tables, self.settings.limits)
-    self.domain.check(self.settings.minimise)
+    limits = self.settings.limits
+    self.domain = Domain(self.settings.space, tables, {name: limits[name] for name in limits if name not in functions})
+    self.domain.check(self.settings.minimise, functions)
+    for name in functions:
+      if name in limits and not limits[name] > 0:
+        raise UserError(f"Search.limits.{name}={limits[name]}: a limit must be above 0")
     self.trials: list[Candidate] = []
-    self._talk = loop.rounds(jax.random.key(self.settings.seed), self.domain, self.settings.strategy, {}, self.settings.minimise)
+    measured = {name: loop.Measured(_known(name, function, self.settings.space, path), limits[name] if name in limits else None)
+                for name, function in functions.items()}
+    self._talk = loop.rounds(jax.random.key(self.settings.seed), self.domain, self.settings.strategy, measured,
+                             self.settings.minimise)
     self._round, self._asked = self._talk.send(None), False
     self._log = None if path is None else TrialLog(path)
     if self._log:
@@ -134,7 +145,8 @@ class Search:
   def ask(self) -> list[Candidate]:
     """The networks of the next generation that have no score yet; the same ones until their scores are told.
 
-    The list is empty where the strategy proposed nothing new; then tell an empty list.
+    The list is empty where the strategy proposed nothing new, or limits on functions of yours refused all of it; then tell an
+    empty list.
     """
     self._asked = True
     return self._candidates()
@@ -183,16 +195,17 @@ class Search:
   # -- inside -------------------------------------------------------------------------------------------------------
 
   def _candidates(self) -> list[Candidate]:
-    space, costs = self.settings.space, self.domain.costs
+    space, costs, measured = self.settings.space, self.domain.costs, self._round.costs
     return [Candidate(tuple(genes.tolist()), space.decode(genes), space.values(genes),
-                      {name: int(cost.exact(genes)) for name, cost in costs.items()}) for genes in self._round.new]
+                      {name: cost.exact(genes).item() for name, cost in costs.items()}
+                      | {name: values[i] for name, values in measured.items()}) for i, genes in enumerate(self._round.new)]
 
   def _objectives(self, trial: Candidate) -> tuple[float, ...]:
     return *trial.scores, *(-float(trial.costs[name]) for name in self.settings.minimise)
 
   def _record(self, trial: Candidate) -> dict:
     return {"generation": self._round.number, "genes": trial.genes, "scores": [files.finite(x) for x in trial.scores],
-            "costs": trial.costs}
+            "costs": {name: files.finite(cost) for name, cost in trial.costs.items()}}
 
   def _advance(self, told: list[Candidate]) -> None:
     self.trials += told
@@ -240,6 +253,21 @@ def _counted(space: Any, net: Any) -> dict[str, CostTable]:
     return {}
   return {name: CostTable(space, tuple(counts.terms(space, net, cost)))
           for name, cost in (("params", counts.NumParams()), ("flops", counts.NumFlops()))}
+
+
+def _known(name: str, function: Any, space: Any, path: str | pathlib.Path | None) -> Known:
+  """A person's cost as a function of genomes."""
+
+  def measure(genes):
+    value = function(space.decode(genes))
+    try:
+      return float(value)
+    except (TypeError, ValueError):
+      raise UserError(f"Search.costs.{name} gave {value!r} for a network: a number is wanted") from None
+
+  if not callable(function):
+    raise UserError(f"Search.costs.{name}={function!r}: a CostTable is wanted, or a function of Candidate.spec")
+  return Known(measure, name, None if path is None else pathlib.Path(path).with_suffix(f".{name}.jsonl"))
 
 
 def _rows(scores: Any) -> list[tuple[float, ...]]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ from nasformer.search import winner as choose
 from nasformer.search.costs import CostTable
 from nasformer.search.domain import Domain
 from nasformer.store import files
+from nasformer.store.known import Known
 from nasformer.store.trials import TrialLog
-from nasformer.store.writers import JsonlWriter
 from nasformer.supernet.sampling import supernet_loss
 from nasformer.train import mesh, step
 from nasformer.trusting import trust
@@ -121,8 +121,8 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
   for arm, rule in config.arms.items():
     with named(f"--config.search.arms.{arm}"):
       domains[arm] = _domain(run, rule, config.limits.counted(config.latency == "predicted"))
-      domains[arm].check(config.minimise)
-      _compiled_checks(run, domains[arm])
+      domains[arm].check(config.minimise, _compiled(run))
+      _measured(run, domains[arm])
   with named("--config.search.baseline"):
     limits = domains[next(iter(domains))].limits if config.baseline_flops is None else {"flops": config.baseline_flops}
     return domains, _domain(run, config.baseline, limits)
@@ -139,46 +139,14 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   return Domain(narrow, tables, limits)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Known:
-  """A cost that is found by compiling a network, remembered in the work directory: asked again, it is the same.
-
-  Attributes:
-    run: whose networks.
-    file: of the work directory.
-    column: what the cost is called there.
-    measure: (run, genes) -> the cost.
-  """
-
-  run: Run
-  file: str
-  column: str
-  measure: Callable
-
-  @functools.cached_property
-  def log(self) -> JsonlWriter:
-    return JsonlWriter(self.run.path / self.file)
-
-  @functools.cached_property
-  def known(self) -> dict[tuple, float]:
-    return {tuple(row["genes"]): row[self.column] for row in self.log.read()}
-
-  def __call__(self, genes: Sequence[int] | np.ndarray) -> float:
-    name = tuple(int(gene) for gene in genes)
-    if name not in self.known:
-      self.known[name] = self.measure(self.run, np.array(name, np.int32))
-      self.log.write({"genes": list(name), self.column: self.known[name]})
-    return self.known[name]
-
-
 def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Domain, arm: str, seed: int,
-                known: list[dict], consumed: int, stopwatch: _Known) -> tuple[dict, int]:
+                known: list[dict], consumed: int, stopwatch: Known) -> tuple[dict, int]:
   """One search; gives its winner and how much of the log is in use so far."""
   config = run.experiment.search
   trials, found, began = [], None, time.perf_counter()
-  checks = _compiled_checks(run, domain)
+  measured = _measured(run, domain, config.minimise)
   rounds = search_loop.run(run.key(seed, f"search {arm}"), domain, config.strategy, score, config.generations, known,
-                           checks, config.minimise)
+                           measured, config.minimise)
   with bar(run.console, f"search {arm}, seed {seed}", config.generations) as show:
     for found in rounds:
       new = [{"arm": arm, "seed": seed, **trial} for trial in found.trials]
@@ -190,7 +158,7 @@ def _search_arm(run: Run, log: TrialLog, score: search_loop.ScoreFn, domain: Dom
       if trials:
         show(found.number + 1, f"best {max(trial['accuracy'] for trial in trials):.2%} of {len(trials)}")
   if not trials:
-    flags = " and ".join(f"search.limits.{name}={getattr(config.limits, name)}" for name in checks)
+    flags = " and ".join(f"search.limits.{name}={cost.limit}" for name, cost in measured.items() if cost.limit is not None)
     raise UserError(f"{flags}: none of {found.asked} proposals of arm {arm!r}"
                     " keeps it; raise it or give smaller choices")
   best = _best(run, domain, trials, stopwatch)
@@ -203,7 +171,7 @@ def _winner_row(run: Run, trial: dict, arm: str, seed: int) -> dict:
   spec = run.experiment.space.decode(np.array(trial["genes"]))
   row = {"arm": arm, "seed": seed, "genes": list(trial["genes"]), "spec": spec.to_json(), "params": trial["params"],
          "flops": trial["flops"], "inherited": {"accuracy": trial["accuracy"], "loss": trial["loss"]}}
-  return row | ({"predicted_ms": trial["latency_ms"]} if "latency_ms" in trial else {})
+  return row | ({"predicted_ms": trial["latency_ms"]} if run.experiment.search.latency == "predicted" else {})
 
 
 def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, main: dict) -> dict:
@@ -216,51 +184,58 @@ def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, m
     inside = genomes[[domain.costs["flops"].exact(genomes).argmin()]]  # none is that small: the nearest there is
   flops, params = (domain.costs[name].exact(inside) for name in ("flops", "params"))
   falling = inside[np.lexsort((params, flops))[::-1]]
-  checks = _compiled_checks(run, domain).values()
-  best = next((row for row in falling if all(check(row[None])[0] for check in checks)), falling[-1])
+  limited = _measured(run, domain).values()
+  best = next((row for row in falling if all(cost.of(row) <= cost.limit for cost in limited)), falling[-1])
   parts = score(best[None]).parts
   trial = {"genes": best.tolist(), **{name: cost.exact(best).item() for name, cost in domain.costs.items()},
            **{name: float(x[0]) for name, x in parts.items()}}
   return _winner_row(run, trial, "baseline", seed)
 
 
-def _stopwatch(run: Run) -> _Known:
+def _stopwatch(run: Run) -> Known:
   """Latency of candidates as it is; of winners that were predicted, on the machine as it was for the predictor."""
-  as_it_is = lambda *args: timing.measure(*args)["median_ms"]
-  predicted = run.experiment.search.latency == "predicted"
-  return _Known(run, "latency_search.jsonl", "median_ms", timing.AtUsualSpeed(run) if predicted else as_it_is)
+  if run.experiment.search.latency == "predicted":
+    measure = functools.partial(timing.AtUsualSpeed(run), run)
+  else:
+    measure = lambda genes: timing.measure(run, genes)["median_ms"]
+  return Known(measure, "median_ms", run.path / "latency_search.jsonl")
 
 
-def _compiled_checks(run: Run, domain: Domain) -> dict[str, Callable]:
-  """Limits on what is known of a network only once it is compiled.
+def _compiled(run: Run) -> dict[str, tuple[Known, str]]:
+  """Costs that are known of a network only once it is compiled, and how they are told."""
+  memory = lambda name, measure: Known(functools.partial(measure, run), name, run.path / f"{name[:-3]}_search.jsonl")
+  return {"latency_ms": (_stopwatch(run), "takes {:.3g} ms here"),
+          "memory_mb": (memory("memory_mb", footprint.in_use), "needs {:.4g} MB"),
+          "training_memory_mb": (memory("training_memory_mb", footprint.in_training), "needs {:.4g} MB")}
+
+
+def _measured(run: Run, domain: Domain, minimise: Sequence[str] = ()) -> dict[str, search_loop.Measured]:
+  """Those of them that have a limit or are to be made small, but for what the domain takes care of.
 
   Raises:
-    UserError: not even the smallest network keeps one of them.
+    UserError: not even the smallest network keeps one of the limits.
   """
-  limits, checks = run.experiment.search.limits, {}
-  costs = {"latency_ms": (_stopwatch(run), "takes {:.3g} ms here"),
-           "memory_mb": (_Known(run, "memory_search.jsonl", "memory_mb", footprint.in_use), "needs {:.4g} MB"),
-           "training_memory_mb": (_Known(run, "training_memory_search.jsonl", "training_memory_mb", footprint.in_training),
-                                  "needs {:.4g} MB")}
-  for name, (cost, words) in costs.items():
-    limit = getattr(limits, name)
-    if limit is None or name in domain.limits:
-      continue
-    least = cost(domain.cheapest if domain.limits else timing.cheapest(run, domain.space))
-    if least > limit:
-      raise UserError(f"search.limits.{name}={limit:g} cannot be met: the smallest network of this space"
-                      f" {words.format(least)}")
-    checks[name] = lambda genes, cost=cost, limit=limit: np.array([cost(row) <= limit for row in genes])
-  return checks
+  found = {}
+  for name, (cost, words) in _compiled(run).items():
+    limit = None if name in domain.limits else getattr(run.experiment.search.limits, name)
+    if limit is not None:
+      least = cost(np.asarray(domain.cheapest if domain.limits else timing.cheapest(run, domain.space)))
+      if least > limit:
+        raise UserError(f"search.limits.{name}={limit:g} cannot be met: the smallest network of this space"
+                        f" {words.format(least)}")
+    if limit is not None or (name in minimise and name not in domain.costs):
+      found[name] = search_loop.Measured(cost, limit)
+  return found
 
 
-def _best(run: Run, domain: Domain, trials: list[dict], measured: _Known) -> Mapping:
+def _best(run: Run, domain: Domain, trials: list[dict], measured: Known) -> Mapping:
   """The trial that wins; where latency was predicted, the best of those that keep the limit when they are measured."""
   config = run.experiment.search
+  cost = config.minimise[0] if config.minimise else "flops"
   for _ in range(_MEASURED):
-    best = choose.best(trials)
+    best = choose.best(trials, cost=cost)
     if config.margin:
-      best = choose.within_error(trials, len(run.splits.get("val", "search")), config.margin)
+      best = choose.within_error(trials, len(run.splits.get("val", "search")), config.margin, cost=cost)
     if "latency_ms" not in domain.limits or measured(best["genes"]) <= domain.limits["latency_ms"]:
       return best
     trials = [trial for trial in trials if trial is not best]

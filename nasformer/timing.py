@@ -34,6 +34,7 @@ from nasformer.store.writers import JsonlWriter
 from nasformer.types import UserError
 from nasformer.workdir import Run, device
 
+_BLOCK = 64  # networks drawn at once
 _WORDS = {"median_ape": "median error", "mape": "mean error", "rmse_ms": "RMSE in ms", "tau": "tau"}
 _NEEDED = "genes", "median_ms", "p10_ms", "p90_ms", "reference_ms"  # of every row
 
@@ -69,11 +70,11 @@ def latency(run: Run) -> None:
 
 
 def networks(run: Run) -> list[Genes]:
-  """What the table holds: the cheapest network by FLOPs, then random ones."""
-  space, setting = run.experiment.space, run.experiment.latency
-  drawn = np.asarray(space.sample(run.key(0, "latency"), 4 * setting.networks))
-  distinct = {row.tobytes(): row for row in (cheapest(run, space), *drawn)}
-  return list(distinct.values())[: setting.networks]
+  """What the table holds: the cheapest network by FLOPs, then random ones; a longer table begins as a shorter one."""
+  space, num, key = run.experiment.space, run.experiment.latency.networks, run.key(0, "latency")
+  drawn = [np.asarray(space.sample(jax.random.fold_in(key, block), _BLOCK)) for block in range(-(-4 * num // _BLOCK))]
+  distinct = {row.tobytes(): row for row in (cheapest(run, space), *np.concatenate(drawn))}
+  return list(distinct.values())[:num]
 
 
 def cheapest(run: Run, space: Space) -> Genes:

@@ -97,6 +97,32 @@ def test_costs_of_ones_own():
   assert set(mine.ask()[0].costs) == {"params", "flops", "layers"}
 
 
+def test_costs_that_do_not_add_up(tmp_path):
+  """A stopwatch that is asked once for each network, limits candidates, and is an objective; a search goes on without it."""
+  timed = []
+
+  def milliseconds(spec):
+    timed.append(spec)
+    return spec.depth + spec.embed_dim / 1000
+
+  def make(cost, path=tmp_path / "mine.jsonl"):
+    return search(path, costs={"latency_ms": cost}, limits={**LIMITS, "latency_ms": 3.05}, minimise=("latency_ms",))
+
+  whole = drive(make(milliseconds), 4)
+  assert len(timed) == len(set(timed)) > len(whole.trials) > 0
+  assert all(trial.costs["latency_ms"] == trial.spec.depth + trial.spec.embed_dim / 1000 <= 3.05 for trial in whole.trials)
+  again = make(lambda spec: pytest.fail("it was timed before"))
+  assert again.trials == whole.trials and [c.genes for c in again.ask()] == [c.genes for c in whole.ask()]
+  columns = np.array([[trial.scores[0], -trial.costs["latency_ms"]] for trial in whole.trials])
+  assert whole.front() == [trial for trial, best in zip(whole.trials, pareto_mask(columns, (True, True))) if best]
+  with pytest.raises(UserError, match="Search.costs.latency_ms gave 'soon' for a network: a number is wanted"):
+    make(lambda spec: "soon", None)
+  with pytest.raises(UserError, match="Search.costs.latency_ms=3: a CostTable is wanted, or a function"):
+    make(3, None)
+  with pytest.raises(UserError, match="Search.limits.latency_ms=-1.0: a limit must be above 0"):
+    search(costs={"latency_ms": milliseconds}, limits={"latency_ms": -1.0})
+
+
 @pytest.mark.parametrize("strategy", [SMALL, {"name": "nsga2", "population": 8}])
 def test_it_goes_on_from_its_file(tmp_path, strategy):
   """From every line of it that ends a generation, with failures and two objectives of one's own."""

@@ -227,8 +227,37 @@ def test_costs_can_be_objectives(scored, make_run, tmp_path):
   stages.search(make_run(tmp_path, search=search))
   flops = [trial["flops"] for trial in TrialLog(tmp_path / "trials.jsonl").read()]
   assert np.mean(flops[-8:]) < np.mean(flops[:8])  # the first ones are drawn at random
-  with pytest.raises(UserError, match="config.search.arms.mixed: search.minimise=.*no cost 'flop'"):
+  with pytest.raises(UserError, match="config.search.arms.mixed: search.minimise=.*no cost 'flop' .there are: flops, latency_ms, memory_mb"):
     stages._domains(make_run(tmp_path, search=dataclasses.replace(SEARCH, minimise=("flop",))))
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "memory_mb", "training_memory_mb"])
+def test_what_must_be_compiled_can_be_an_objective(scored, make_run, contents, tmp_path, monkeypatch, name):
+  """One more for every gene's step; of equals by quality the winner is the cheapest by what is minimised, not by FLOPs."""
+  scored(lambda genes: np.zeros(len(genes)))
+  measured = []
+
+  def cost(run, genes):
+    measured.append(tuple(genes.tolist()))
+    return 10.0 - genes[0] + genes[2:].sum()
+
+  monkeypatch.setattr(stages.timing, "measure", lambda run, genes: {"median_ms": cost(run, genes)})
+  monkeypatch.setattr(stages.footprint, "in_use", cost)
+  monkeypatch.setattr(stages.footprint, "in_training", cost)
+  search = dataclasses.replace(SEARCH, strategy=Nsga2(population=8), arms={"any": ""}, generations=6, minimise=(name,))
+  stages.search(make_run(tmp_path, search=search))
+  trials = TrialLog(tmp_path / "trials.jsonl").read()
+  costs = [trial[name] for trial in trials]
+  assert costs == [10.0 - trial["genes"][0] + sum(trial["genes"][2:]) for trial in trials]
+  assert np.mean(costs[-8:]) < np.mean(costs[:8])
+  (main,) = winners(tmp_path, "any")
+  assert 10.0 - main["genes"][0] + sum(main["genes"][2:]) == min(costs) and "predicted_ms" not in main
+  assert len(measured) == len(set(measured)) == len(trials)
+  before = contents(tmp_path)
+  (tmp_path / "winner.json").unlink()
+  TrialLog(tmp_path / "trials.jsonl").truncate_to(len(trials) // 2)
+  stages.search(make_run(tmp_path, search=search))
+  assert contents(tmp_path) == before and len(measured) == len(trials)
 
 
 def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeypatch):

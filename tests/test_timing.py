@@ -47,6 +47,18 @@ def test_a_table_is_gone_on_with(run, known, tmp_path):
   assert "left out of the fit" in run.console.file.getvalue()
 
 
+def test_a_longer_table_begins_as_a_shorter_one(run, known, tmp_path, make_run):
+  """Raising the number of networks measures those that are added, and no other; a space of few networks gives what it has."""
+  longer = lambda num: make_run(tmp_path, latency=dataclasses.replace(run.experiment.latency, networks=num))
+  rows = {num: [genes.tolist() for genes in timing.networks(longer(num))] for num in (1, 20, 33, 400)}
+  assert all(rows[400][: len(rows[num])] == rows[num] and len(rows[num]) == num for num in (1, 20, 33))
+  assert 33 < len(rows[400]) == len(set(map(tuple, rows[400]))) < 400
+  timing.latency(longer(20))
+  before = (tmp_path / "latency_table.jsonl").read_text()
+  timing.latency(longer(33))
+  assert (tmp_path / "latency_table.jsonl").read_text().startswith(before) and list(map(list, known)) == rows[33]
+
+
 def test_a_real_network_is_measured(run):
   found = timing.measure(run, timing.networks(run)[0], lambda: None)
   assert 0 < found["p10_ms"] <= found["median_ms"] <= found["p90_ms"] and "prefill_ms" not in found
@@ -117,7 +129,7 @@ def test_a_predicted_limit_holds_when_it_is_measured(run, known, monkeypatch, co
   monkeypatch.setattr(stages, "Scorer", lambda run: scorer)
   monkeypatch.setattr(stages, "trained_supernet", lambda *_: {})
   search = Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,
-                  arms={"mixed": ""}, limits=Limits(latency_ms=2.45), latency="predicted", batch_size=64)
+                  arms={"mixed": ""}, limits=Limits(latency_ms=2.45), latency="predicted", minimise=("latency_ms",), batch_size=64)
   run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, search=search))
   with pytest.raises(UserError, match="run --stages=latency first"):
     stages.search(run)

@@ -9,13 +9,15 @@ any other has the score of the one that differs from it in the fewest genes, the
 the 350, over a landscape of 350 steps; how a strategy would do on the true one is not said.
 Regret is the optimum less the best so far, over networks scored (a network is scored once, however often it is proposed). The
 tables give its median over the seeds, and the share of seeds that reached the optimum; the pictures add the quartiles, with
-regrets below 0.001 drawn there. Generations of all strategies are of one size.
+regrets below 0.001 drawn there. Generations of all strategies are of one size; the labels that rankers learn from are networks
+scored, and the first 40 of them random ones.
 zdt: NSGA-II against pymoo's with its operators for whole numbers, on the problems of Zitzler, Deb and Thiele (2000), 10 numbers
 of 33 steps: hypervolume above (1.1, 6) of everything evaluated, over 5 seeds.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import time
@@ -30,13 +32,16 @@ from rich.table import Table
 import tables
 from nasformer import workdir
 from nasformer.ops.stats import hypervolume_2d, mean_and_spread
+from nasformer.progress import bar
 from nasformer.report import palette
-from nasformer.search import loop
+from nasformer.search import TABLE, loop
 from nasformer.search.aging import AgingEvolution
 from nasformer.search.domain import Domain
 from nasformer.search.evolution import Evolution
 from nasformer.search.local import LocalSearch
+from nasformer.search.nar import Nar
 from nasformer.search.nsga2 import Nsga2
+from nasformer.search.ranknas import RankNas
 from nasformer.search.uniform import Uniform
 from nasformer.space.base import Gene, Space
 
@@ -46,6 +51,8 @@ STRATEGIES = {
     "aging_evolution": AgingEvolution(population=40, tournament=10, num_children=20),
     "nsga2": Nsga2(population=20),
     "local_search": LocalSearch(batch=20),
+    "ranknas": RankNas(labels=40, batch=20),
+    "nar": Nar(labels=40, batch=20),
 }
 FLOOR = 1e-3  # of the regrets in pictures
 LINKS = 2  # genes that each gene of an NK landscape works together with
@@ -100,26 +107,30 @@ def nk_landscape(space, seed):
   return value, value(everything).max()
 
 
-def nk():
+def nk(console):
   """Regrets [strategy, seed, evaluation] on NK landscapes."""
   domain = Domain(Grid(), {}, {})
-  regrets = {name: [] for name in STRATEGIES}
-  for seed in range(_SEEDS.value):
-    value, optimum = nk_landscape(domain.space, seed)
-    for name, strategy in STRATEGIES.items():
-      regrets[name].append(optimum - best_so_far(domain, strategy, value, _NK_BUDGET.value, seed))
-  return {name: np.array(rows) for name, rows in regrets.items()}
+  return race(console, domain, lambda seed: nk_landscape(domain.space, seed), _NK_BUDGET.value)
 
 
-def nas_bench_bert():
+def nas_bench_bert(console):
   """Regrets [strategy, seed, evaluation] on the table of encoders, in points of the mean GLUE score."""
   data_dir = pathlib.Path(_DATA_DIR.value or os.environ["NASFORMER_DATA"])
   space, members, values = tables.load("nas_bench_bert", data_dir)
   nearest = lambda genes: (genes[:, None] != members).sum(-1).argmin(1)
-  domain = Domain(space, {}, {})
-  return {name: np.array([
-      values["glue"].max() - best_so_far(domain, strategy, lambda genes: values["glue"][nearest(genes)], _BERT_BUDGET.value, seed)
-      for seed in range(_SEEDS.value)]) for name, strategy in STRATEGIES.items()}
+  landscape = (lambda genes: values["glue"][nearest(genes)]), values["glue"].max()
+  return race(console, Domain(space, {}, {}), lambda seed: landscape, _BERT_BUDGET.value)
+
+
+def race(console, domain, landscape, budget):
+  """Regrets [strategy, seed, evaluation] of every row of the table of strategies; `landscape` of a seed: value, optimum."""
+  regrets = {name: np.zeros((_SEEDS.value, budget)) for name in TABLE}
+  with bar(console, "race", len(TABLE) * _SEEDS.value) as show:
+    for number, (name, seed) in enumerate(itertools.product(TABLE, range(_SEEDS.value))):
+      value, optimum = landscape(seed)
+      regrets[name][seed] = optimum - best_so_far(domain, STRATEGIES[name], value, budget, seed)
+      show(number + 1, name)
+  return regrets
 
 
 def tell(console, title, regrets):
@@ -208,7 +219,7 @@ def main(_):
     if part == "zdt":
       zdt(console)
     else:
-      regrets = {"nk": nk, "nas_bench_bert": nas_bench_bert}[part]()
+      regrets = {"nk": nk, "nas_bench_bert": nas_bench_bert}[part](console)
       title = f"{part}: {_SEEDS.value} seeds"
       tell(console, title, regrets)
       draw(title, regrets).savefig(out / f"strategies_{part}.png", dpi=160)

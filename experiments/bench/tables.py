@@ -27,7 +27,10 @@ from nasformer.space.autoformer import AutoFormerTiny
 from nasformer.space.base import Gene, Space
 from nasformer.types import EncoderSpec, LayerSpec, UserError
 
-TABLES = {"nas_bench_bert": ("glue",), "autoformer": ("c100_base_acc", "flower_base_acc", "chaoyang_base_acc")}
+TABLES = {
+    "nas_bench_bert": ("glue",),
+    "autoformer": ("c100_base_acc", "c100_kd_acc", "flower_base_acc", "flower_kd_acc", "chaoyang_base_acc", "chaoyang_kd_acc"),
+}
 LATENCIES = ("iwslt14deen_gpu_titanxp_all", "wmt14ende_cpu_xeon_all", "wmt14ende_gpu_titanxp_all",
              "wmt14enfr_cpu_xeon_all", "wmt19ende_gpu_titanxp_all")
 TOKENS = 128

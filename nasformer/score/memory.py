@@ -20,7 +20,11 @@ class PeakMemory:
       program: a jitted function.
       shapes: trees of arrays or of `jax.ShapeDtypeStruct`.
     """
-    plan = program.lower(*shapes).compile().memory_analysis()
+    return self.planned(program.lower(*shapes).compile())
+
+  def planned(self, compiled: Any) -> float:
+    """The same of what `jax.jit(...).lower(...).compile()` gave."""
+    plan = compiled.memory_analysis()
     total = (plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
              - plan.alias_size_in_bytes)
     return total / 1e6

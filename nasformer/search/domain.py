@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,25 +38,26 @@ class Domain:
   costs: Mapping[str, CostTable]
   limits: Mapping[str, float | int]
 
-  def check(self, minimise: Sequence[str] = ()) -> None:
+  def check(self, minimise: Sequence[str] = (), measured: Iterable[str] = ()) -> None:
     """Refuses limits that no network can meet, and objectives that are not there.
 
     Args:
       minimise: the costs that a search is to make small.
+      measured: names of other costs that there are.
 
     Raises:
       UserError: with the nearest limit that can be met, or with the costs that there are.
     """
+    known = sorted({*self.costs, *measured})
     for name in minimise:
-      if name not in self.costs:
-        raise UserError(f"search.minimise={tuple(minimise)}: there is no cost {name!r}"
-                        f" (there are: {', '.join(sorted(self.costs))})")
+      if name not in known:
+        raise UserError(f"search.minimise={tuple(minimise)}: there is no cost {name!r} (there are: {', '.join(known)})")
     if len(set(minimise)) < len(minimise):
       raise UserError(f"search.minimise={tuple(minimise)} names a cost twice")
     for name, limit in self.limits.items():
       flag = f"search.limits.{name}={limit:.10g}"
       if name not in self.costs:
-        raise UserError(f"{flag}: there is no such cost (there are: {', '.join(sorted(self.costs))})")
+        raise UserError(f"{flag}: there is no such cost (there are: {', '.join(known)})")
       if not limit > 0:  # NaN neither
         raise UserError(f"{flag}: a limit must be above 0")
       least, _ = self.costs[name].minimum()

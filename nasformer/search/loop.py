@@ -1,7 +1,8 @@
 """The search loop: asks a strategy, scores what is new, tells it back. It knows no model, no file and no clock.
 
 Objectives are columns, all maximised: the fitness first, then whatever else was scored, then minus each cost that is to be
-small, as (least cost of the space - cost) / least cost: 0 for the cheapest network, -1 for one that costs twice as much.
+small. A cost that adds up is given as (least cost of the space - cost) / least cost: 0 for the cheapest network, -1 for one
+that costs twice as much.
 
 The unit is the generation. An interrupted search is repeated from its trial log: proposals depend on the key, the
 number of the generation and the scores alone, so asking again and reading the scores from the log gives the same search
@@ -16,13 +17,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from nasformer.search.domain import Domain, Draw
 from nasformer.types import Population, Score
 
 ScoreFn = Callable[[Int[np.ndarray, "P G"]], Score]
-Check = Callable[[Int[np.ndarray, "P G"]], Bool[np.ndarray, "P"]]
 
 
 @runtime_checkable
@@ -45,19 +45,34 @@ class Strategy(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Measured:
+  """A cost that is known of a network only once it was compiled or run, such as latency on the device at hand.
+
+  Attributes:
+    of: genome -> cost. The answer must not change, also not in a repeated search.
+    limit: the largest value it may have, if there is one; a network above it is not scored and gets -inf.
+  """
+
+  of: Callable[[Int[np.ndarray, "G"]], float]
+  limit: float | int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Round:
   """What is to be scored next; the counts are totals since the start of the search.
 
   Attributes:
     number: of the generation, from 0.
     new: the networks that have no scores yet, each once, in the order in which they were asked.
+    costs: by name, what was measured of each of those.
     asked: genomes that the strategy proposed.
     duplicates: those of them that named a network already met.
-    rejected: by limit, proposals that broke it before they were redrawn or repaired; by check, networks refused.
+    rejected: by limit, proposals that broke it before they were redrawn or repaired; where it is measured, networks refused.
   """
 
   number: int
   new: tuple[np.ndarray, ...]
+  costs: Mapping[str, tuple[float, ...]]
   asked: int
   duplicates: int
   rejected: Mapping[str, int]
@@ -74,7 +89,7 @@ class Generation:
     asked: genomes that the strategy proposed.
     duplicates: those of them that named a network already met.
     evaluated: networks scored.
-    rejected: by limit, proposals that broke it before they were redrawn or repaired; by check, networks refused.
+    rejected: by limit, proposals that broke it before they were redrawn or repaired; where it is measured, networks refused.
   """
 
   number: int
@@ -93,7 +108,7 @@ def run(
     score_fn: ScoreFn,
     generations: int,
     known: Sequence[Mapping] = (),
-    checks: Mapping[str, Check] | None = None,
+    measured: Mapping[str, Measured] | None = None,
     minimise: Sequence[str] = (),
 ) -> Iterator[Generation]:
   """Searches, one generation per step of the iterator.
@@ -106,16 +121,15 @@ def run(
     generations: how many rounds.
     known: trial records of an earlier run of the same search. A generation of which it lacks a network, and every later
       one, is scored anew.
-    checks: further hard limits, by name, such as on measured latency: which genomes pass. A refused network is not
-      scored and gets -inf. The answer to one genome must not change, also not in a repeated search.
-    minimise: costs of the domain that are objectives beside the fitness.
+    measured: costs that are not of the domain because they do not add up, by name: limited, to be recorded, or both.
+    minimise: costs that are objectives beside the fitness, of either sort.
 
   Raises:
     UserError: the limits of the domain cannot be met, or there is no such cost; at the call, before anything is scored.
     ValueError: a score was computed on the test split.
   """
-  domain.check(minimise)
-  return _generations(rounds(key, domain, strategy, checks or {}, minimise), domain, score_fn, generations, known)
+  domain.check(minimise, measured or ())
+  return _generations(rounds(key, domain, strategy, measured or {}, minimise), domain, score_fn, generations, known)
 
 
 def _generations(talk, domain, score_fn, generations, known) -> Iterator[Generation]:
@@ -124,13 +138,13 @@ def _generations(talk, domain, score_fn, generations, known) -> Iterator[Generat
     found = talk.send(trials and [(trial["fitness"],) for trial in trials])
     logged = {bytes(np.array(trial["genes"], np.int32)): trial for trial in known if trial["generation"] == number}
     replayed = replayed and all(bytes(row) in logged for row in found.new)
-    trials = [logged[bytes(row)] for row in found.new] if replayed else _score(score_fn, domain, number, found.new)
+    trials = [logged[bytes(row)] for row in found.new] if replayed else _score(score_fn, domain, found)
     evaluated += len(trials)
     yield Generation(number, tuple(trials), replayed, found.asked, found.duplicates, evaluated, found.rejected)
 
 
 def rounds(
-    key: Array, domain: Domain, strategy: Strategy, checks: Mapping[str, Check], minimise: Sequence[str],
+    key: Array, domain: Domain, strategy: Strategy, measured: Mapping[str, Measured], minimise: Sequence[str],
 ) -> Generator[Round, Sequence[tuple[float, ...]] | None, None]:
   """The search from the side of whoever scores: yields what is new and is sent its scores, without end.
 
@@ -138,45 +152,51 @@ def rounds(
     key: see `run`.
     domain: one that was checked.
     strategy: see `run`.
-    checks: see `run`.
+    measured: see `run`.
     minimise: see `run`.
 
   Yields:
     Networks; for each, a row of objectives is to be sent, all rows of one length.
   """
-  least = {name: domain.costs[name].minimum()[0] for name in minimise}
+  least = {name: domain.costs[name].minimum()[0] for name in minimise if name in domain.costs}
   met: dict[bytes, tuple[float, ...]] = {}  # the objectives of every network; a refused one has -inf
-  rejected = dict.fromkeys([*domain.limits, *checks], 0)
-  asked = 0
+  rejected = dict.fromkeys([*domain.limits, *(name for name, cost in measured.items() if cost.limit is not None)], 0)
+  asked, width = 0, 0
   for number in itertools.count():
-    if number == 0:
-      state, draw = _maybe_jit(_start, strategy)(strategy, domain, key)
+    if not width:  # nothing was scored yet
+      state = _maybe_jit(_init, strategy)(strategy, domain, key)
     else:
-      state, draw = _maybe_jit(_step, strategy)(strategy, domain, key, number, state, genes, told)
+      state = _maybe_jit(_tell, strategy)(strategy, state, genes, told)
+    draw = _maybe_jit(_ask, strategy)(strategy, domain, key, number, state)
     genes, broken = np.asarray(draw.genes), np.asarray(draw.rejected)
     assert domain.meets(genes).all(), f"{type(strategy).__name__} proposed a network that breaks a limit"
     new = [np.frombuffer(name, np.int32) for name in dict.fromkeys(map(bytes, genes)) if name not in met]
     rejected.update({name: rejected[name] + int(num) for name, num in zip(domain.limits, broken)})
     met.update({bytes(row): (-np.inf,) for row in new})
     asked += len(genes)
-    for name, check in checks.items():
-      passed = check(np.stack(new)) if new else ()
-      rejected[name] += len(new) - int(np.sum(passed))
-      new = [row for row, fine in zip(new, passed) if fine]
-    scores = yield Round(number, tuple(new), asked, asked - len(met), dict(rejected))
-    met.update({bytes(row): tuple(objectives) for row, objectives in zip(new, scores, strict=True)})
-    told = _objectives(domain, least, genes, met)
+    new, costs = _within(new, measured, rejected)
+    scores = yield Round(number, tuple(new), costs, asked, asked - len(met), dict(rejected))
+    for i, (row, objectives) in enumerate(zip(new, scores, strict=True)):
+      cheap = [-costs[name][i] if name in costs else (least[name] - domain.costs[name].exact(row)) / max(least[name], 1)
+               for name in minimise]
+      met[bytes(row)] = *objectives, *cheap
+      width = len(met[bytes(row)])
+    told = np.array([[*met[bytes(row)], *[-np.inf] * (width - len(met[bytes(row)]))] for row in genes], np.float32)
 
 
-def _objectives(
-    domain: Domain, least: Mapping[str, int], genes: Int[np.ndarray, "P G"], met: Mapping[bytes, tuple[float, ...]]
-) -> Float[np.ndarray, "P M"]:
-  """What a strategy is told of a generation."""
-  told = np.full((len(genes), max(map(len, met.values()))), -np.inf, np.float32)
-  for row, name in zip(told, genes):
-    row[: len(met[bytes(name)])] = met[bytes(name)]
-  cheap = [(low - domain.costs[name].exact(genes)) / max(low, 1) for name, low in least.items()]
-  return np.concatenate([told, *(column.astype(np.float32)[:, None] for column in cheap)], 1)
+def _within(
+    new: Sequence[np.ndarray], measured: Mapping[str, Measured], rejected: dict[str, int]
+) -> tuple[list[np.ndarray], dict[str, tuple[float, ...]]]:
+  """The networks that keep the limits on what is measured, and that; counts the others. What one limit refuses is not measured
+  further."""
+  kept = [(row, {}) for row in new]
+  for name, cost in measured.items():
+    kept = [(row, {**costs, name: float(cost.of(row))}) for row, costs in kept]
+    if cost.limit is not None:
+      passed = [pair for pair in kept if pair[1][name] <= cost.limit]
+      rejected[name] += len(kept) - len(passed)
+      kept = passed
+  return [row for row, _ in kept], {name: tuple(costs[name] for _, costs in kept) for name in measured}
 
 
 def _maybe_jit(program: Callable, strategy: Strategy) -> Callable:
@@ -184,42 +204,41 @@ def _maybe_jit(program: Callable, strategy: Strategy) -> Callable:
   return program if getattr(strategy, "jittable", True) else program.__wrapped__
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(strategy: Strategy, domain: Domain, key: Array) -> tuple[Any, Draw]:
-  """The state before anything is known, and the first generation."""
-  start, asks = jax.random.split(key)
-  state = strategy.init(start, domain)
-  return state, _ask(strategy, domain, asks, 0, state)
+# Asking, the costly part to compile, is a program of its own: telling is compiled once more when the state has grown.
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(
-    strategy: Strategy, domain: Domain, key: Array, number: Int[Array, ""], state: Any,
-    genes: Population, scores: Float[Array, "P M"],
-) -> tuple[Any, Draw]:
-  """One round of search, selection, variation and repair in one program: the new state and the next generation."""
-  _, asks = jax.random.split(key)
-  state = strategy.tell(state, genes, scores)
-  return state, _ask(strategy, domain, asks, number, state)
+def _init(strategy: Strategy, domain: Domain, key: Array) -> Any:
+  """The state before anything is known."""
+  return strategy.init(jax.random.split(key)[0], domain)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _tell(strategy: Strategy, state: Any, genes: Population, scores: Float[Array, "P M"]) -> Any:
+  """Selection: the state after the scores of a generation."""
+  return strategy.tell(state, genes, scores)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _ask(strategy: Strategy, domain: Domain, key: Array, number: int | Int[Array, ""], state: Any) -> Draw:
-  draw = strategy.ask(jax.random.fold_in(key, number), state, domain)
+  """Variation and repair: the next generation."""
+  draw = strategy.ask(jax.random.fold_in(jax.random.split(key)[1], number), state, domain)
   return draw._replace(genes=domain.space.canonical(draw.genes))
 
 
-def _score(score_fn: ScoreFn, domain: Domain, number: int, new: Sequence[np.ndarray]) -> list[dict]:
+def _score(score_fn: ScoreFn, domain: Domain, found: Round) -> list[dict]:
   """Scores new networks; their trial records hold plain numbers, ready for JSON."""
-  if not new:
+  if not found.new:
     return []
-  genes = np.stack(new)
+  genes = np.stack(found.new)
   score = score_fn(genes)
   if score.split == "test":
     raise ValueError("a search must not read the test split: score on a part of the training data")
-  columns = {"fitness": score.value, **score.parts, **{name: cost.exact(genes) for name, cost in domain.costs.items()}}
+  columns = {"fitness": score.value, **score.parts, **{name: cost.exact(genes) for name, cost in domain.costs.items()},
+             **found.costs}
   columns = {name: np.asarray(column).tolist() for name, column in columns.items()}
   return [
-      {"generation": number, "genes": row.tolist(), **{name: column[i] for name, column in columns.items()},
+      {"generation": found.number, "genes": row.tolist(), **{name: column[i] for name, column in columns.items()},
        "source": score.source, "split": score.split}
       for i, row in enumerate(genes)
   ]
