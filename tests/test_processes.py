@@ -61,6 +61,7 @@ def refuse_here(process):
     raise UserError("no data")
 
 large = bytes(range(256)) * 1000
+processes._PIECE_BYTES = 1 << 16
 assert processes.led(lambda: (me, time.sleep(1), large)) == (0, None, large)
 assert processes.led(lambda: None) is None
 assert told(lambda: processes.led(refuse)) == (me > 0, "no disk")
