@@ -39,21 +39,22 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
   given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   missing = [f"--{name}" for name, value in given.items() if value is None]
   if len(missing) not in (0, 3):
-    raise UserError(f"{' and '.join(missing)} missing: each process needs all of --coordinator=HOST:PORT, --num_processes and"
-                    " --process_id, or --distributed alone")
+    raise UserError(f"{' and '.join(missing)} missing: each process needs all of --coordinator=HOST:PORT, --num_processes"
+                    " and --process_id, or --distributed alone")
   if coordinator is not None:
     if not re.fullmatch(r".+:\d+", coordinator):
       raise UserError(f"--coordinator={coordinator} must be HOST:PORT of the first process, such as 10.0.0.1:8476")
     if num_processes < 1:
       raise UserError(f"--num_processes={num_processes} must be at least 1")
     if not 0 <= process_id < num_processes:
-      raise UserError(f"--process_id={process_id} must be one of 0 to {num_processes - 1}, for --num_processes={num_processes}")
+      raise UserError(f"--process_id={process_id} must be one of 0 to {num_processes - 1}, for"
+                      f" --num_processes={num_processes}")
   jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from ending the process
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_END_S)
   except ValueError as error:  # no kind of cluster was detected
-    raise UserError("--distributed: JAX finds no other processes here, as it does on Cloud TPU, Slurm and Open MPI: give each"
-                    " process --coordinator=HOST:PORT --num_processes=N --process_id=I instead") from error
+    raise UserError("--distributed: JAX finds no other processes here, as it does on Cloud TPU, Slurm and Open MPI: give"
+                    " each process --coordinator=HOST:PORT --num_processes=N --process_id=I instead") from error
 
 
 def first() -> bool:
