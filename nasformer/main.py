@@ -33,11 +33,12 @@ _ARM = flags.DEFINE_string("arm", None, "For --stages=translate: which search's 
 _N_BEST = flags.DEFINE_integer("n_best", 1, "For --stages=translate: translations of each sentence, with their scores.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; NASFORMER_DATA if left out.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Set damaged checkpoints and trial logs aside and go on without them.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Be one of several processes that run this command together, each with "
-                                 "the same flags, where JAX finds the others by itself: Cloud TPU pods, Slurm, Open MPI. The "
-                                 "first process keeps --workdir; all need the data.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "The same anywhere else: HOST:PORT of the first process, with "
-                                   "--num_processes and --process_id.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Be one of several processes, each started with the same flags, that train together; JAX finds "
+    "them by itself on Cloud TPU pods and under Slurm and Open MPI. The first one keeps --workdir; all need the data.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Be one of several processes where --distributed does not find them: HOST:PORT of the first, with "
+    "--num_processes and --process_id.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
 _LIST = flags.DEFINE_bool("list", False, "List every component by table, and every field of --config with its value, and "

@@ -21,6 +21,7 @@ from nasformer.types import Told, UserError
 _WAIT_MS = 7 * 24 * 3600 * 1000  # for a stage of the first process, such as a search
 _END_S = 30  # a process that fails waits so long for the others to end too
 _TEXT_BYTES = 4096  # of a mistake
+_PIECE_BYTES = 1 << 26  # that are sent at once: a checkpoint may be larger than what a 32-bit number counts
 _MEETINGS = itertools.count()
 
 
@@ -38,21 +39,22 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
   given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   missing = [f"--{name}" for name, value in given.items() if value is None]
   if len(missing) not in (0, 3):
-    raise UserError(f"{' and '.join(missing)} missing: each process needs all of --coordinator=HOST:PORT, --num_processes and"
-                    " --process_id, or --distributed alone")
+    raise UserError(f"{' and '.join(missing)} missing: each process needs all of --coordinator=HOST:PORT, --num_processes"
+                    " and --process_id, or --distributed alone")
   if coordinator is not None:
     if not re.fullmatch(r".+:\d+", coordinator):
       raise UserError(f"--coordinator={coordinator} must be HOST:PORT of the first process, such as 10.0.0.1:8476")
     if num_processes < 1:
       raise UserError(f"--num_processes={num_processes} must be at least 1")
     if not 0 <= process_id < num_processes:
-      raise UserError(f"--process_id={process_id} must be one of 0 to {num_processes - 1}, for --num_processes={num_processes}")
+      raise UserError(f"--process_id={process_id} must be one of 0 to {num_processes - 1}, for"
+                      f" --num_processes={num_processes}")
   jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from ending the process
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_END_S)
   except ValueError as error:  # no kind of cluster was detected
-    raise UserError("--distributed: JAX finds no other processes here, as it does on Cloud TPU, Slurm and Open MPI: give each"
-                    " process --coordinator=HOST:PORT --num_processes=N --process_id=I instead") from error
+    raise UserError("--distributed: JAX finds no other processes here, as it does on Cloud TPU, Slurm and Open MPI: give"
+                    " each process --coordinator=HOST:PORT --num_processes=N --process_id=I instead") from error
 
 
 def first() -> bool:
@@ -78,10 +80,7 @@ def led(act: Callable[[], Any]) -> Any:
     return act()
   message = pickle.dumps(_outcome(act)) if first() else b""
   _meet()
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-  padded = np.zeros(1 << size.bit_length(), np.uint8)  # of few lengths, for each is compiled
-  padded[: len(message)] = np.frombuffer(message, np.uint8)
-  value, mistake = pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+  value, mistake = pickle.loads(_heard(message))
   if mistake is not None:
     raise _mistake(mistake)
   return value
@@ -121,6 +120,16 @@ def _outcome(act: Callable[[], Any]) -> tuple[Any, str | None]:
     return act(), None
   except UserError as error:
     return None, str(error)
+
+
+def _heard(message: bytes) -> bytes:
+  """What the first process says, in all of them, with zeros behind; in pieces of few lengths, for each is compiled."""
+  whole, rest = multihost_utils.broadcast_one_to_all(np.array(divmod(len(message), _PIECE_BYTES), np.int32)).tolist()
+  pieces = []
+  for number, size in enumerate([_PIECE_BYTES] * whole + [1 << rest.bit_length()]):
+    mine = np.frombuffer(message, np.uint8)[number * _PIECE_BYTES :][:size]
+    pieces.append(multihost_utils.broadcast_one_to_all(np.pad(mine, (0, size - len(mine)))).tobytes())
+  return b"".join(pieces)
 
 
 def _mistake(text: str) -> UserError:

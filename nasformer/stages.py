@@ -70,7 +70,8 @@ def _check_later(run: Run) -> None:
       for rows in shapes:
         mesh.check_rows(rows, mesh.data_mesh())
         step.check_rows(rows, training.accumulate)
-      run.console.print(f"{name}: batches of {len(shapes)} shape{'s' * (len(shapes) > 1)}, each compiled once", highlight=False)
+      run.console.print(f"{name}: batches of {len(shapes)} shape{'s' * (len(shapes) > 1)}, each compiled once",
+                        highlight=False)
 
 
 def retrain(run: Run) -> None:

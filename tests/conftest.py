@@ -13,6 +13,7 @@ import sys
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time goes to compiling
 os.environ.setdefault("XLA_FLAGS", QUICK)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the other worker has the other core
 
 import jax
 import jaxtyping

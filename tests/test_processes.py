@@ -61,6 +61,7 @@ def refuse_here(process):
     raise UserError("no data")
 
 large = bytes(range(256)) * 1000
+processes._PIECE_BYTES = 1 << 16
 assert processes.led(lambda: (me, time.sleep(1), large)) == (0, None, large)
 assert processes.led(lambda: None) is None
 assert told(lambda: processes.led(refuse)) == (me > 0, "no disk")
@@ -98,11 +99,11 @@ def pair(program):
 
 
 def test_the_first_leads_and_all_train_like_one(tmp_path, monkeypatch):
-  """Mistakes are told once, the second writes nothing, and the training gives the numbers of one process with two devices."""
+  """Mistakes are told once, the second writes nothing; numbers are those of one process with two devices."""
   env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-  start = lambda port, i: subprocess.Popen([sys.executable, "-c", SCRIPT, str(port), str(i), str(tmp_path / str(i))], cwd=ROOT,
-                                           env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  results = both(start)
+  results = both(lambda port, i: subprocess.Popen(
+      [sys.executable, "-c", SCRIPT, str(port), str(i), str(tmp_path / str(i))], cwd=ROOT, env=env, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE))
   assert [status for status, *_ in results] == [0, 0], results
   toy = {}
   monkeypatch.chdir(ROOT)
@@ -140,7 +141,8 @@ def test_two_processes_do_all_like_one(pair, finished, tmp_path, contents):
     (["--stages=translate", "--distributed"], "--stages=translate is for one process"),
     (["--coordinator=here", "--num_processes=2", "--process_id=0"], "--coordinator=here must be HOST:PORT"),
     (["--coordinator=a:1", "--num_processes=0", "--process_id=0"], "--num_processes=0 must be at least 1"),
-    (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2 must be one of 0 to 1, for --num_processes=2"),
+    (["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+     "--process_id=2 must be one of 0 to 1, for --num_processes=2"),
 ])
 def test_flags_that_contradict_each_other(command, tmp_path, flags, words):
   status, _, errors = command("--config=tests/micro.py", f"--workdir={tmp_path / 'run'}", *flags)
@@ -153,5 +155,6 @@ def test_a_batch_that_processes_cannot_share(make_run, tmp_path, monkeypatch):
   from nasformer.types import UserError
 
   monkeypatch.setattr(processes, "share", lambda: (0, 3))
-  with pytest.raises(UserError, match="--config.train: batch_size=16 must be a positive multiple of the number of processes, 3"):
+  words = "--config.train: batch_size=16 must be a positive multiple of the number of processes, 3"
+  with pytest.raises(UserError, match=words):
     stages.train(make_run(tmp_path))

@@ -56,8 +56,8 @@ def check_reach(kinds: Mapping[str, Any], names: Sequence[str], module: str, pos
   Raises:
     UserError: one of the kinds has a `max_length` below that.
   """
-  for name in names:
-    longest = kinds[name].longest(module)
+  for name, kind in kinds.items():
+    longest = kind.longest(module) if name in names else None
     if longest is not None and longest < positions:
       raise UserError(f"kinds.{name}.max_length={longest} is shorter than the {positions} positions of {what}: raise it to"
                       f" {positions}")

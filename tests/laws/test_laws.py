@@ -254,14 +254,11 @@ def test_every_choice_of_translation_is_covered(translations, num):
 # -- 6. counts are exact -----------------------------------------------------------------------------------------------
 
 
-def test_counts_are_those_of_the_network(request, shared_out, draw, count_products):
+def test_counts_are_those_of_the_network(shared_out, draw, count_products):
   family, this, net, example = shared_out
   kinds = {gene.name: gene.values[i % len(gene.values)]  # every kind has its turn
            for i, gene in enumerate(gene for gene in this.genes if gene.kind == "categorical")}
   spec = this.decode(this.genome(this.values(draw(this, 50)[0]) | last_kinds(this) | kinds))
-  if "couplformer" in [layer.kind for layer in getattr(spec, "encoder", ())]:
-    reason = "the divisor of masked keys is a product that is not counted"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
   module = family.supernet(this, net).module(spec)
   variables = jax.eval_shape(module.init, jax.random.key(0), example)
   assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == net.count_spec(spec).params
