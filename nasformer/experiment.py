@@ -136,6 +136,8 @@ class Search:
   chunk: int = 0
 
   def __post_init__(self):
+    names = tuple(name.strip() for some in self.minimise for name in some.split(","))  # as a flag has them
+    object.__setattr__(self, "minimise", names)
     if self.generations < 1 or self.batch_size < 1:
       raise UserError(f"generations={self.generations}, batch_size={self.batch_size}: both must be at least 1")
     if self.chunk < 0 or self.margin < 0:
