@@ -114,8 +114,8 @@ class Search:
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
     baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
     baseline_flops: budget of the hand-made network in FLOPs, where it is not that of the search.
-    margin: of the candidates within so many standard errors of the best accuracy the cheapest wins (by the first cost that is
-      minimised, or else by FLOPs); 0 takes the best.
+    margin: of the candidates within so many standard errors of the best accuracy the cheapest wins, by the first cost that is
+      minimised or else by FLOPs; 0 takes the best.
     batch_size: validation examples per pass; for sentence pairs, target tokens with their padding.
     chunk: members of a population that are mapped together; 0 measures which is fastest on an accelerator and takes 1
       on a CPU, where it is (experiments/bench/population.py).

@@ -136,7 +136,8 @@ def test_a_predicted_limit_holds_when_it_is_measured(run, known, monkeypatch, co
   monkeypatch.setattr(stages, "Scorer", lambda run: scorer)
   monkeypatch.setattr(stages, "trained_supernet", lambda *_: {})
   search = Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,
-                  arms={"mixed": ""}, limits=Limits(latency_ms=2.45), latency="predicted", minimise=("latency_ms",), batch_size=64)
+                  arms={"mixed": ""}, limits=Limits(latency_ms=2.45), latency="predicted", minimise=("latency_ms",),
+                  batch_size=64)
   run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, search=search))
   with pytest.raises(UserError, match="run --stages=latency first"):
     stages.search(run)
