@@ -78,6 +78,7 @@ class Limits:
     latency_ms: of the sliced compiled network on this device; see `Search.latency`.
     memory_mb: peak memory of the program that latency is measured on, as it is compiled: takes seconds per candidate.
     training_memory_mb: the same of one update of the final training.
+    attention_ms: of all attention layers, one after another; needs `Search.attention_table`.
   """
 
   params: float | None = None
@@ -85,6 +86,7 @@ class Limits:
   latency_ms: float | None = None
   memory_mb: float | None = None
   training_memory_mb: float | None = None
+  attention_ms: float | None = None
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -94,7 +96,7 @@ class Limits:
 
   def counted(self, latency: bool = False) -> dict[str, float]:
     """The limits on costs that are known without measuring; latency may be one of them, where it is predicted."""
-    names = ("params", "flops", "latency_ms") if latency else ("params", "flops")
+    names = ("params", "flops", "attention_ms", *(("latency_ms",) if latency else ()))
     return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -109,6 +111,8 @@ class Search:
     limits: the budget.
     latency: "measured": every candidate is compiled and run, which takes seconds each; "predicted": from the table that the
       stage latency measures beforehand, at once, and the winners are measured.
+    attention_table: what experiments/bench/attention.py measured of the attention kinds on this device (attention.jsonl); gives
+      every candidate the cost attention_ms.
     minimise: costs that are objectives beside the score, any that can have a limit, such as ("flops", "latency_ms"):
       strategies then look for the whole front.
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
@@ -126,6 +130,7 @@ class Search:
   generations: int = 30
   limits: Limits = Limits()
   latency: Literal["measured", "predicted"] = "measured"
+  attention_table: str | None = None
   minimise: tuple[str, ...] = ()
   arms: Mapping[str, str] = dataclasses.field(default_factory=lambda: {
       "mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"})
@@ -144,6 +149,8 @@ class Search:
       raise UserError(f"chunk={self.chunk}, margin={self.margin}: neither may be negative")
     if self.latency not in ("measured", "predicted"):
       raise UserError(f"latency={self.latency!r}: it must be 'measured' or 'predicted'")
+    if self.attention_table is None and (self.limits.attention_ms is not None or "attention_ms" in self.minimise):
+      raise UserError("attention_ms is known from a table only: name that of experiments/bench/attention.py as attention_table")
     if not self.arms or "baseline" in self.arms:
       raise UserError(f"arms={dict(self.arms)}: give at least one, and none named 'baseline'")
     if any(not name.replace("_", "").replace("-", "").isalnum() for name in self.arms):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from nasformer import processes
 from nasformer.data.batching import eval_batches, train_batches
 from nasformer.evaluate import evaluator
 from nasformer.experiment import Training
@@ -57,16 +58,15 @@ class Fitting:
 
   def fit(self, loss: step.LossFn) -> None:
     """Trains, or goes on training, until the training has ended."""
-    training, done = self.training, self.checkpoints.latest_step() or 0
-    log, ranks = self._log, self._ranks
-    for kept in (log, ranks):
-      kept.truncate_after(done)
-    if self.ended:
+    training = self.training
+    done, ended, current = processes.led(self._left_off)
+    if ended:
       return
     devices = mesh.data_mesh()
-    current = mesh.replicate(self._restored(done) if done else jax.jit(self.start)(self.run.key(self.seed, "init")), devices)
+    current = mesh.replicate(current if done else jax.jit(self.start)(self.run.key(self.seed, "init")), devices)
     split = self.run.splits.get("train", "train")
-    batches = (mesh.shard_batch(batch, devices) for batch in train_batches(split, training.batch_size, self.seed, done))
+    batches = (mesh.shard_batch(batch, devices)
+               for batch in train_batches(split, training.batch_size, self.seed, done, *processes.share()))
     update = step.make_step(loss, self.optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,
                             freeze_unused=training.freeze_unused)
     began, first, rate = time.perf_counter(), done, f"optimizer.peak_lr={training.optimizer.peak_lr:g}"
@@ -74,14 +74,8 @@ class Fitting:
           named(f"{self.label}, {rate}", loop.NonFiniteLoss)):
       for done, current, metrics in loop.run(current, update, batches, training.steps, key=self.run.key(self.seed, "train"),
                                              report_every=training.report_every):
-        save = done % training.checkpoint_every == 0 or done == training.steps
-        weights = current.params if current.ema is None else current.ema
-        log.write({"step": done, **metrics, **(self._validated(done, weights) if save else {})})
         show(done, f"loss {metrics['loss']:.3f}")
-        if save:
-          self._ranked(done, weights)
-          self.checkpoints.save(done, current)
-        if save and self.ended:
+        if processes.led(lambda: self._kept(done, metrics, mesh.local(current))):
           break
     if done < training.steps:
       self.run.console.print(f"{self.label}: the order of networks is stable, stopped at step {done}", highlight=False)
@@ -134,6 +128,24 @@ class Fitting:
   def start(self, key):
     """The state before the first update."""
     return state.init(self.init(key), self.optimizer, ema=self.training.ema_decay > 0)
+
+  def _left_off(self) -> tuple[int, bool, Any]:
+    """Where an earlier run of this training came to: updates, whether that is the end, and the state if it is neither end."""
+    done = self.checkpoints.latest_step() or 0
+    for kept in (self._log, self._ranks):
+      kept.truncate_after(done)
+    ended = self.ended
+    return done, ended, self._restored(done) if done and not ended else None
+
+  def _kept(self, done: int, metrics: Mapping[str, float], current: state.TrainState) -> bool:
+    """Writes down what a training has come to; says whether it has ended."""
+    save = done % self.training.checkpoint_every == 0 or done == self.training.steps
+    weights = current.params if current.ema is None else current.ema
+    self._log.write({"step": done, **metrics, **(self._validated(done, weights) if save else {})})
+    if save:
+      self._ranked(done, weights)
+      self.checkpoints.save(done, current)
+    return save and self.ended
 
   def _restored(self, number: int) -> Any:
     return self.checkpoints.restore(jax.eval_shape(self.start, jax.random.key(0)), number)

@@ -3,6 +3,8 @@
 Any field of the experiment can be set on the command line, as in `--config.train.steps=500`.
 """
 
+import contextlib
+import functools
 import importlib
 import os
 import pathlib
@@ -14,7 +16,7 @@ from ml_collections import config_dict, config_flags
 from rich.console import Console
 
 from nasformer import config
-from nasformer.types import UserError, first_line
+from nasformer.types import Told, UserError, first_line
 
 _TABLES = ("space", "attention", "data", "tasks", "score", "search")
 
@@ -31,6 +33,14 @@ _ARM = flags.DEFINE_string("arm", None, "For --stages=translate: which search's 
 _N_BEST = flags.DEFINE_integer("n_best", 1, "For --stages=translate: translations of each sentence, with their scores.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; NASFORMER_DATA if left out.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Set damaged checkpoints and trial logs aside and go on without them.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Be one of several processes, each started with the same flags, that train together; JAX finds "
+    "them by itself on Cloud TPU pods and under Slurm and Open MPI. The first one keeps --workdir; all need the data.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Be one of several processes where --distributed does not find them: HOST:PORT of the first, with "
+    "--num_processes and --process_id.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
 _LIST = flags.DEFINE_bool("list", False, "List every component by table, and every field of --config with its value, and "
                           "end.")
 
@@ -50,34 +60,55 @@ def main(argv: list[str]) -> None:
   if _STAGES.value == ["translate"]:
     if _WORKDIR.value is None:
       raise UserError("--workdir is missing: --stages=translate needs the directory of a translation run that has ended")
+    if _several():
+      raise UserError("--stages=translate is for one process: leave the flags of several out")
     _translate()
     return
   for flag in (_CONFIG, _WORKDIR):
     if flag.value is None:
       raise UserError(f"--{flag.name} is missing: try --config=experiments/quickstart/digits.py --workdir=DIR, or --help")
-  _run(console)
+  _run()
 
 
-def _run(console: Console) -> None:
-  from nasformer import experiment, stages, workdir  # JAX and the rest are not needed to list or to refuse
+def _run() -> None:
+  from nasformer import experiment, processes, stages, workdir  # JAX and the rest are not needed to list or to refuse
   from nasformer.compilations import counted
   from nasformer.store import files
 
   for name in _STAGES.value or ():
     if name not in stages.STAGES:
       raise UserError(f"--stages={','.join(_STAGES.value)}: there is no stage {name!r} (stages: {', '.join(stages.STAGES)}, or translate alone)")
-  path = files.writable_dir(_WORKDIR.value)
-  with files.locked(path):
-    closed = config.close(experiment.Experiment, _CONFIG.value)
-    names = _STAGES.value or stages.usual(closed)
+  if _several():
+    processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  console, path = Console(quiet=not processes.first()), pathlib.Path(_WORKDIR.value)
+  with contextlib.ExitStack() as held:
+    processes.led(lambda: held.enter_context(files.locked(files.writable_dir(path))))
+    closed = processes.agree(lambda: config.close(experiment.Experiment, _CONFIG.value), "flags")
+    names = processes.agree(lambda: _STAGES.value or stages.usual(closed), "--stages")
     run = workdir.Run(closed, path, _data_dir(), console, workdir.command_line(), _REPAIR.value)
-    run.begin()
+    processes.led(run.begin)
+    if set(names) & set(stages.OF_ALL):
+      processes.agree(lambda: (run.splits.info, run.splits.sizes), "data")
     for name in sorted(names, key=list(stages.STAGES).index):
+      stage = functools.partial(stages.STAGES[name], run)
       with counted() as count:
-        stages.STAGES[name](run)
+        stage() if name in stages.OF_ALL else processes.led(stage)
       if count.num:
         console.print(f"{name}: {count.num} programs compiled", highlight=False)
         run.note_timing(f"{name} total", seconds=count.seconds, compilations=count.num)
+
+
+def _several() -> bool:
+  """Whether this is one of several processes.
+
+  Raises:
+    UserError: flags contradict each other.
+  """
+  given = [f"--{flag.name}" for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID) if flag.value is not None]
+  if _DISTRIBUTED.value and given:
+    raise UserError(f"--distributed lets JAX find the processes and {' and '.join(given)} would name them: leave one or the"
+                    " other out")
+  return _DISTRIBUTED.value or bool(given)
 
 
 def _translate() -> None:
@@ -115,7 +146,8 @@ def run_main() -> None:
   try:
     app.run(main, flags_parser=config.parse_flags)
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
+    if not isinstance(error, Told):
+      print(f"error: {error}", file=sys.stderr)
     sys.exit(1)
   except BrokenPipeError:  # the reader, such as head, has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,13 +17,13 @@ import numpy as np
 
 from nasformer import derive as derivation
 from nasformer import evaluate as evaluation
-from nasformer import footprint, timing
+from nasformer import footprint, processes, timing
 from nasformer.data.batching import eval_batches
 from nasformer.data.files import one_line
 from nasformer.experiment import Experiment
 from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
-from nasformer.score import counts
+from nasformer.score import counts, layers
 from nasformer.scoring import Scorer, supernet_fitting, trained_supernet
 from nasformer.search import loop as search_loop
 from nasformer.search import winner as choose
@@ -32,6 +32,7 @@ from nasformer.search.domain import Domain
 from nasformer.store import files
 from nasformer.store.known import Known
 from nasformer.store.trials import TrialLog
+from nasformer.store.writers import JsonlWriter
 from nasformer.supernet.sampling import supernet_loss
 from nasformer.train import mesh, step
 from nasformer.trusting import trust
@@ -47,32 +48,42 @@ _EXAMPLES = 8  # images on which a derived network is compared with the supernet
 
 def train(run: Run) -> None:
   """Trains the supernet of every seed, once it is certain that the later stages can do what they were asked for."""
-  experiment, supernet = run.experiment, run.supernet
-  task = experiment.task
+  processes.led(lambda: _check_later(run))
+  loss = supernet_loss(run.supernet, run.experiment.sampling, run.experiment.task)
+  for seed in run.experiment.seeds:
+    supernet_fitting(run, seed).fit(loss)
+
+
+def _check_later(run: Run) -> None:
+  """Refuses what a later stage would, or a later step: of the shapes of batches the rarest may come after hours.
+
+  Raises:
+    UserError: an arm has no network within the limits, or a batch cannot be shared.
+  """
   _domains(run)
   for name in ("train", "retrain"):
     with named(f"--config.{name}"):
-      training, split = getattr(experiment, name), run.splits.get("train", "train")
-      split.check(training.batch_size, 1, training=True)
+      training, split = getattr(run.experiment, name), run.splits.get("train", "train")
+      _, count = processes.share()
+      split.check(training.batch_size, count, training=True)
       shapes = split.rows(training.batch_size)
-      for rows in shapes:  # of every one: the rarest may come hours later
-        mesh.shard_batch(np.zeros(rows), mesh.data_mesh())
+      for rows in shapes:
+        mesh.check_rows(rows, mesh.data_mesh())
         step.check_rows(rows, training.accumulate)
-      run.console.print(f"{name}: batches of {len(shapes)} shape{'s' * (len(shapes) > 1)}, each compiled once", highlight=False)
-  loss = supernet_loss(supernet, experiment.sampling, task)
-  for seed in experiment.seeds:
-    supernet_fitting(run, seed).fit(loss)
+      run.console.print(f"{name}: batches of {len(shapes)} shape{'s' * (len(shapes) > 1)}, each compiled once",
+                        highlight=False)
 
 
 def retrain(run: Run) -> None:
   """Trains every winner from scratch, as a small network of its own."""
   task = run.experiment.task
-  for row in run.winners("retrain"):
+  for row in processes.led(lambda: run.winners("retrain")):
     network = run.supernet.module(run.supernet.space.decode(np.array(row["genes"])))
     fitting = lone_fitting(run, f"retrain {row['arm']}, seed {row['seed']}",
                            run.model_dir("retrain", row["arm"], row["seed"]), row["seed"], run.experiment.retrain, network)
     fitting.fit(alone(network, task))
-    run.checkpoints(fitting.folder / "model").save(run.experiment.retrain.steps, fitting.weights())
+    model = run.checkpoints(fitting.folder / "model")
+    processes.led(lambda: model.save(run.experiment.retrain.steps, fitting.weights()))
 
 
 # -- search ---------------------------------------------------------------------------------------------------------------
@@ -127,6 +138,10 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   tables = {name: CostTable(narrow, tuple(counts.terms(narrow, net, cost))) for name, cost in costs.items()}
   if run.experiment.search.latency == "predicted":
     tables["latency_ms"], _ = timing.predicted(run, narrow)
+  if run.experiment.search.attention_table is not None:
+    path = run.experiment.search.attention_table
+    times = layers.layers(JsonlWriter(path).read(), f"search.attention_table={path}", net.length, device())
+    tables["attention_ms"] = CostTable(narrow, tuple(counts.terms(narrow, times, layers.AttentionTime())), layers.UNIT_MS)
   return Domain(narrow, tables, limits)
 
 
@@ -315,6 +330,7 @@ def report(run: Run) -> None:
 
 STAGES = {"latency": timing.latency, "train": train, "search": search, "trust": trust, "derive": derive, "retrain": retrain, "evaluate": evaluate,
           "report": report}
+OF_ALL = ("train", "trust", "retrain")  # where there are several processes: all of them train, the first does the rest
 ON_DEMAND = ("latency", "trust")  # dear: they run where they are named, or where another stage cannot do without
 
 

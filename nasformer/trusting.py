@@ -12,6 +12,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from nasformer import processes
 from nasformer.fitting import alone, lone_fitting
 from nasformer.ops import stats
 from nasformer.progress import bar
@@ -28,13 +29,11 @@ Genes = Int[np.ndarray, "G"]
 
 def trust(run: Run) -> None:
   """Trains some networks of every seed alone and writes how well the supernet had foretold their order."""
-  if run.trust.exists():
+  if processes.led(run.trust.exists):
     return
   experiment, rows = run.experiment, []
   for seed in experiment.seeds:
-    params, scorer = trained_supernet(run, seed, "trust"), Scorer(run)
-    chosen = networks(run, scorer, seed)
-    inherited = scorer(params, np.stack([genes for _, genes in chosen])).parts
+    chosen, inherited = processes.led(lambda: _scored(run, seed))
     with bar(run.console, f"trust, seed {seed}", len(chosen)) as show:
       for number, (group, genes) in enumerate(chosen):
         spec = experiment.space.decode(genes)
@@ -44,11 +43,22 @@ def trust(run: Run) -> None:
                      "inherited": {name: float(values[number]) for name, values in inherited.items()},
                      "retrained": _retrained(run, seed, number, spec)})
         show(number + 1, f"loss {rows[-1]['inherited']['loss']:.3f} inherited, {rows[-1]['retrained']['loss']:.3f} retrained")
+  processes.led(lambda: _write(run, rows))
+
+
+def _write(run: Run, rows: list[dict]) -> None:
   found = summary(rows)
   files.write_json(run.trust, {"steps": _training(run).steps, "rows": rows, "tau": found})
   for row in found:
     run.console.print(f"trust: {row['num']} networks ({row['group']}): tau {row['tau']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
                       f" by {row['predictor']}", highlight=False)
+
+
+def _scored(run: Run, seed: int) -> tuple[list[tuple[str, Genes]], Mapping[str, Float[np.ndarray, "P"]]]:
+  """The networks to be trained, and what the supernet says of them."""
+  params, scorer = trained_supernet(run, seed, "trust"), Scorer(run)
+  chosen = networks(run, scorer, seed)
+  return chosen, scorer(params, np.stack([genes for _, genes in chosen])).parts
 
 
 def networks(run: Run, scorer: Scorer, seed: int) -> list[tuple[str, Genes]]:
@@ -112,7 +122,7 @@ def _retrained(run: Run, seed: int, number: int, spec: Any) -> dict[str, float]:
   fitting = lone_fitting(run, f"trust {number}, seed {seed}", run.model_dir("trust", str(number), seed), seed,
                          _training(run), network)
   fitting.fit(alone(network, run.experiment.task))
-  return fitting.validate(fitting.weights())
+  return processes.led(lambda: fitting.validate(fitting.weights()))
 
 
 def _training(run: Run):

@@ -32,6 +32,10 @@ class UserError(ValueError):
   """
 
 
+class Told(UserError):
+  """A mistake that another process of the same run says already."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
   """Sizes of one Transformer layer. The query, key and value width is `num_heads * head_dim`."""

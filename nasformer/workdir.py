@@ -17,7 +17,7 @@ from jaxtyping import Array
 from rich.console import Console
 
 import nasformer
-from nasformer import config, supernet
+from nasformer import config, processes, supernet
 from nasformer.data.base import Splits
 from nasformer.data.parallel import TextInfo
 from nasformer.data.texts import TextsInfo
@@ -118,7 +118,8 @@ class Run:
 
   def note_timing(self, stage: str, **numbers: Any) -> None:
     """Adds a line to timings.jsonl: the only place, with latency.json, for numbers that differ from run to run."""
-    JsonlWriter(self.path / "timings.jsonl").write({"stage": stage, **numbers})
+    if processes.first():
+      JsonlWriter(self.path / "timings.jsonl").write({"stage": stage, **numbers})
 
   def checkpoints(self, folder: pathlib.Path, keep: int = 2) -> Checkpoints:
     """Checkpoints of a folder, after damaged ones were set aside if that was asked for."""

@@ -13,6 +13,7 @@ import sys
 
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time goes to compiling
 os.environ.setdefault("XLA_FLAGS", QUICK)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the other worker has the other core
 
 import jax
 import jaxtyping
@@ -39,6 +40,15 @@ def pytest_configure(config):
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_collection_modifyitems(items):
+  """Files that need a finished run come first, the two runs at the same time: else one worker would wait for the last file."""
+  needs = {"finished_text": set(), "finished": set()}
+  for item in items:
+    for name in needs.keys() & item.fixturenames:
+      needs[name].add(item.path)
+  items.sort(key=lambda item: [item.path not in files for files in needs.values()])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget():
   """Drops compiled programs after each file: kept to the end, they would fill gigabytes."""
@@ -56,14 +66,16 @@ class Program:
   Attributes:
     config: which one.
     keeps: whether it keeps what it compiles; one that will be killed must not, for it might leave half a file.
+    devices: of each process.
   """
 
   config: str = MICRO
   keeps: bool = True
+  devices: int = 2
 
   def start(self, *flags, **options):
     """The running process."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": QUICK,
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices), "XLA_FLAGS": QUICK,
            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if self.keeps else "1e9"}
     return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,

@@ -12,7 +12,7 @@ from nasformer.space.translation import Translation as TranslationSpace
 from nasformer.tasks.translation import TranslationTask
 from nasformer.train.optimizer import Optimizer
 
-SMALL = {"encoder_embed_dim": (4, 8), "decoder_embed_dim": (8,), "encoder_depth": (1, 2), "decoder_depth": (1,),
+SMALL = {"encoder_embed_dim": (4, 8), "decoder_embed_dim": (8,), "encoder_depth": (1,), "decoder_depth": (1,),
          "encoder_ffn_dim": (4, 8), "decoder_ffn_dim": (8,), "encoder_heads": (2,), "decoder_heads": (2,),
          "cross_heads": (1,), "span": (1,), "qkv_dim": 4}
 

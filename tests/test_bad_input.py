@@ -223,7 +223,8 @@ def test_full_disk(refused, command, finished, copied):
 def test_loss_that_is_not_finite(refused, tmp_path):
   """The checkpoints before it stay."""
   flags = ["--config.train.optimizer.peak_lr=1e30", "--config.train.optimizer.warmup_steps=20",
-           "--config.train.report_every=1", "--config.train.checkpoint_every=1"]
+           "--config.train.report_every=1", "--config.train.checkpoint_every=1", "--config.space.depth=(1,)",
+           "--config.space.kinds=('softmax',)", "--config.search.arms.linear="]
   sentence = refused(MICRO, f"--workdir={tmp_path}", *flags)
   assert_matches(sentence, "^supernet, seed 0, optimizer.peak_lr=1e[+]30: the loss or its .*lower")
   assert (tmp_path / "supernet" / "seed0" / "ckpt" / "1" / "contents.json").exists()

@@ -113,17 +113,32 @@ def test_the_budget_can_be_met_by_every_arm(case):
   assert any(baseline.meets(np.stack(list(baseline.space.uniform_genomes()))))
 
 
+end = jax.jit(extreme, static_argnums=(0, 2))
+
+
+def chosen(spec):
+  """What is not a size: every kind, and where in the network it is."""
+  return {(str(path[0]), str(path[-1]), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(spec.to_json())
+          if isinstance(leaf, str)}
+
+
 @over_experiments
 @pytest.mark.parametrize("size", ["smallest", "largest"])
 def test_networks_at_the_ends(case, size):
+  """As few of them as hold every kind, whose layers take them in turn."""
   run = load(case)
   net, space = run.supernet.net, run.experiment.space
-  for kind in range(max(len(gene.values) for gene in space.genes if gene.kind == "categorical")):
-    genes = jnp.array([kind % len(gene.values) if gene.kind == "categorical" else 0 for gene in space.genes], jnp.int32)
-    spec = space.decode(np.asarray(extreme(space, genes, size)))
+  choices = [len(gene.values) if gene.kind == "categorical" else 1 for gene in space.genes]
+  seen = set()
+  for first in range(max(choices)):
+    genes = (first + np.cumsum(np.array(choices) > 1)) % choices
+    spec = space.decode(np.asarray(end(space, jnp.asarray(genes, jnp.int32), size)))
+    if chosen(spec) <= seen:
+      continue
+    seen |= chosen(spec)
     network, inputs = run.supernet.module(spec), run.experiment.task.example(net, 2)
-    params = jax.eval_shape(network.init, jax.random.key(0), inputs)
-    assert jax.eval_shape(network.apply, params, inputs).shape[0] == 2
+    outputs, params = jax.eval_shape(network.init_with_output, jax.random.key(0), inputs)
+    assert outputs.shape[0] == 2
     counted = sum(leaf.size for leaf in jax.tree.leaves(params))
     if isinstance(net, TranslationNet):  # these configs leave embeddings out
       counted -= sum(leaf.size for name, leaf in params["params"]["ends"].items() if "norm" not in name)
@@ -144,17 +159,25 @@ def stored_alike(space):
                                        if isinstance(found, tuple) and found and not isinstance(found[0], str)})
 
 
-@pytest.mark.parametrize("case", {load(case).experiment.space: case for case in cases()}.values())
+def spaces():
+  """A case for every space; the one with the fewest genes stands for all of its class and task."""
+  by_space, met = {load(case).experiment.space: case for case in cases()}, set()
+  for space, case in sorted(by_space.items(), key=lambda row: row[0].num_genes):
+    alike = type(space), type(load(case).experiment.task)
+    yield pytest.param(case, marks=[pytest.mark.slow] * (alike in met))
+    met.add(alike)
+
+
+@pytest.mark.parametrize("case", list(spaces()))
 def test_a_training_step(case):
   """Of the supernet of every space, at the full batch: the state keeps its shapes."""
   whole = load(case)
   run = workdir.Run(dataclasses.replace(whole.experiment, space=stored_alike(whole.experiment.space)), whole.path)
   vars(run)["splits"] = whole.splits
-  assert jax.tree.map(jnp.shape, jax.eval_shape(run.supernet.init, jax.random.key(0))) == jax.tree.map(
-      jnp.shape, jax.eval_shape(whole.supernet.init, jax.random.key(0)))
+  params, stored = (jax.eval_shape(one.supernet.init, jax.random.key(0)) for one in (run, whole))
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, stored)
   experiment, supernet, training = run.experiment, run.supernet, run.experiment.train
   loss = supernet_loss(supernet, experiment.sampling, experiment.task)
-  params = jax.eval_shape(supernet.init, jax.random.key(0))
   optimizer = training.optimizer.make(training.steps, decayed(params))
   before = jax.eval_shape(lambda p: state.init(p, optimizer, ema=training.ema_decay > 0), params)
   update = step.make_step(loss, optimizer, accumulate=training.accumulate, ema_decay=training.ema_decay,

@@ -109,7 +109,8 @@ def test_an_environment_that_was_cut_short_is_finished(bash, calls, tmp_path):
   assert calls()[0] == "python3 -m venv .venv"
 
 
-@pytest.mark.parametrize("script, module", [("local.sh", "nasformer.main"), ("test.sh", "pytest")])
+@pytest.mark.parametrize("script, module", [("local.sh", "nasformer.main"), ("test.sh", "pytest"),
+                                            ("tpu_pod.sh", "nasformer.main --distributed")])
 def test_a_launcher_passes_flags_on(bash, calls, tmp_path, script, module):
   stub(tmp_path / "pythons", "python3")
   result = bash(f"cd launch; bash {script} --one='(0, 1)' two")

@@ -15,7 +15,7 @@ LAYERS = [
     {"tasks", "supernet"},
     {"train", "score", "search", "derive", "evaluate"},
     {"store", "report"},
-    {"config", "progress", "compilations"},
+    {"config", "progress", "compilations", "processes"},
     {"experiment"},
     {"workdir", "deploy"},
     {"fitting", "translating", "asking"},

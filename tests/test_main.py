@@ -2,6 +2,7 @@ import importlib
 import re
 
 import pytest
+from absl import flags
 
 from nasformer import main, stages
 from nasformer.store import files
@@ -70,6 +71,14 @@ def test_a_data_directory_is_a_flag_or_a_variable(command, asked, monkeypatch, t
   for flags, name in (([], "variable"), ([f"--data_dir={tmp_path / 'flag'}"], "flag")):
     status, _, errors = command(f"{MICRO}:mnist", f"--workdir={tmp_path / 'run'}", *flags)
     assert status == 1 and str(tmp_path / name) in errors
+
+
+def test_every_flag_is_explained_in_sentences():
+  """None of them needs the one before it: they are shown in the order of the alphabet."""
+  mine = flags.FLAGS.flags_by_module_dict()[main.__name__]
+  assert {"config", "workdir", "distributed", "process_id"} <= {flag.name for flag in mine}
+  for flag in mine:
+    assert flag.help[0].isupper() and flag.help.endswith(".") and not flag.help.startswith("The same"), flag.name
 
 
 def test_an_interruption_is_no_error(command, monkeypatch, tmp_path):

@@ -41,9 +41,9 @@ def test_one_file_and_one_row(kind, tmp_path, count_products):
   micro = runpy.run_path("tests/micro_text.py")
   kinds = {f"{module}_kinds": ("softmax", kind) for module in ("encoder", "decoder", "cross")}
   whole = config.close(experiment.Experiment, micro["get_config"]())
-  short = dataclasses.replace(whole.train, steps=10, average_last=0, stability_networks=0)
+  short = dataclasses.replace(whole.train, steps=2, average_last=0, stability_networks=0)
   search = dataclasses.replace(whole.search, generations=1, arms={"new": f"*kind={kind}"}, limits=experiment.Limits())
-  space = Translation(**micro["SMALL"] | {"encoder_embed_dim": (8,), "encoder_depth": (1,)} | kinds)
+  space = Translation(**micro["SMALL"] | {"encoder_embed_dim": (8,)} | kinds)
   task = dataclasses.replace(whole.task, net=dataclasses.replace(whole.task.net, count_vocabulary=True))
   mine = dataclasses.replace(whole, space=space, kinds={}, task=task, train=short, search=search)
   run = workdir.Run(mine, tmp_path / "run", console=rich.console.Console(file=io.StringIO()))

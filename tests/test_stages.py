@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer import evaluate, fitting, stages
+from nasformer import evaluate, fitting, stages, workdir
 from nasformer.compilations import counted
 from nasformer.data.batching import eval_batches
 from nasformer.data.digits import Digits
@@ -289,3 +289,24 @@ def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_attention_layers_have_a_cost_of_their_own(make_run, tmp_path):
+  """The table of another device is refused by name."""
+  rows = [{"kind": kind, "mode": "bidirectional", "what": "forward", "length": length, "ms": 1.0 + (kind == "linear")}
+          for kind in ("softmax", "linear") for length in (4, 64)]
+  table = tmp_path / "attention.jsonl"
+
+  def domains(device):
+    table.write_text("".join(json.dumps(row) + "\n" for row in [{"device": device, "width": 8}, *rows]))
+    run = make_run(tmp_path / "run")
+    search = dataclasses.replace(run.experiment.search, attention_table=str(table), minimise=("attention_ms",))
+    return stages._domains(make_run(tmp_path / "run", search=search))[0]
+
+  cost = domains(workdir.device())["mixed"].costs["attention_ms"]
+  for kind, expected in (("softmax", 2.0), ("linear", 4.0)):  # two layers whose heads are together as wide as the table's
+    genes = cost.space.genome({"depth": 2} | {f"layer.{i}.{gene}": value for i in range(2)
+                                              for gene, value in (("kind", kind), ("num_heads", 2))})
+    assert cost.exact(genes) == pytest.approx(expected)
+  with pytest.raises(UserError, match="was measured on 'elsewhere'"):
+    domains("elsewhere")

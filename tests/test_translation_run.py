@@ -59,6 +59,7 @@ def test_run_again_nothing_changes(run, contents):
   assert contents(run.path) == before
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(text_program, finished_text, tmp_path):
   """The pipeline of images is killed in every stage elsewhere."""
   path, rng, text_program = tmp_path / "run", random.Random(time.time_ns()), dataclasses.replace(text_program, keeps=False)

@@ -1,20 +1,22 @@
 """What every attention kind costs beside softmax, by length: time and memory of a layer, and where the lines cross.
 
   python experiments/bench/attention.py [--lengths=64,256,1024,4096] [--kinds=linear,luna] [--modes=bidirectional,causal]
-      [--dtype=bfloat16] [--out=DIR]
+      [--dtype=bfloat16] [--batch=8] [--out=DIR]
 
-A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64, batch 1: forward, forward and backward,
+A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64: forward, forward and backward,
 and one step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the
 same projections. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
-the compiled program. A kind is left out of longer lengths once the next would take more than --most seconds, and out of
-those that take more than --most_gb of memory.
+the compiled program. "Of the device" is the least time that the device could take, by its measured rate of matrix products (m)
+for the counted ones, the backward pass counting twice, or by its measured bandwidth (b) for the bytes of all inputs and
+outputs, whichever is more, over the time taken. A kind is left out of longer lengths once the next would take more than --most
+seconds, and out of those that take more than --most_gb of memory.
 
 Written to --out: attention.jsonl, one line per measurement after one that says where, to which a second run adds its own;
 attention.png. So modes, kinds and lengths may be measured one by one; the last measurement of each counts.
 
-These are layers by themselves, to choose a kind by. What a search goes by is the table of `--stages=latency`: there the same kinds
-are measured at the lengths, widths and heads of its space, inside whole networks, and become prices of layers
-(`nasformer/score/prices.py`); a table of another device, version, type, batch size or length is refused.
+`--config.search.attention_table=DIR/attention.jsonl` makes a search of that its cost attention_ms: forward times of the
+attention layers of a network, by length and in proportion to their width (`nasformer/score/layers.py`). The latency of whole
+networks is what `--stages=latency` measures.
 """
 
 import dataclasses
@@ -23,6 +25,8 @@ import math
 import os
 import pathlib
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +48,7 @@ _LENGTHS = flags.DEFINE_list("lengths", [str(2**i) for i in range(6, 15)], "Toke
 _KINDS = flags.DEFINE_list("kinds", [], "Kinds beside softmax; all if left out.")
 _MODES = flags.DEFINE_list("modes", ["bidirectional", "causal", "cross"], "Forms of attention.")
 _WHAT = flags.DEFINE_list("what", ["forward", "gradient", "step"], "What is timed.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Sequences at a time; an accelerator needs several to be busy.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds.")
 _MOST = flags.DEFINE_float("most", 8.0, "Seconds that one call may take.")
@@ -56,7 +61,7 @@ class Library(Softmax):
   """Softmax as the library of arrays has it."""
 
   def attend(self, params, q, k, v, context):
-    return jax.nn.dot_product_attention(q, k, v, is_causal=context.causal)
+    return jax.nn.dot_product_attention(q, k, v, is_causal=context.causal, implementation="xla")
 
 
 def kinds() -> dict:
@@ -74,27 +79,52 @@ def able(kind, mode: str, what: str) -> bool:
   return {"bidirectional": True, "causal": kind.can.causal, "cross": kind.can.cross}[mode]
 
 
-def program(kind, mode: str, what: str, length: int):
-  """A compiled call, its arguments and its peak memory."""
-  side = 2 ** (int(math.log2(length)) // 2)
+class Program(NamedTuple):
+  """A compiled call, its arguments, its multiply-adds in matrix products, and what it holds in memory at most, in MB."""
+
+  compiled: Any
+  args: tuple
+  products: int
+  memory: float
+
+  def floor(self, rate: float, bandwidth: float) -> tuple[float, str]:
+    """Least seconds, and by what."""
+    plan = self.compiled.memory_analysis()
+    moved = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return max((self.products / rate, "m"), (moved / bandwidth, "b"))
+
+
+def program(kind, mode: str, what: str, length: int) -> Program:
+  batch, causal, side = _BATCH.value, mode == "causal", 2 ** (int(math.log2(length)) // 2)
   grid = (side, length // side) if kind.can.grid else None
-  sizes = Sizes(WIDTH, HEADS, HEAD_DIM, WIDTH if mode == "cross" else None, causal=mode == "causal", grid=grid)
+  sizes = Sizes(WIDTH, HEADS, HEAD_DIM, WIDTH if mode == "cross" else None, causal=causal, grid=grid)
   params = blocks.initialise(jax.random.key(0), kind.params(sizes))
   dtype = jnp.dtype(_DTYPE.value)
-  x, source, weight = (jax.random.normal(jax.random.key(i), (1, length, WIDTH), dtype) for i in range(3))
-  context = Context(causal=mode == "causal", stream=mode == "cross", grid=grid)
+  x, source, weight = (jax.random.normal(jax.random.key(i), (batch, length, WIDTH), dtype) for i in range(3))
+  context = Context(causal=causal, stream=mode == "cross", grid=grid)
   layer = lambda params, x, source: kind(params, x, source if mode == "cross" else x, context)[0]
+  products = batch * kind.count(sizes, length, length, causal).products
   if what == "forward":
     call, args = layer, (params, x, source)
   elif what == "gradient":
     loss = lambda params, x, source, weight: (layer(params, x, source) * weight).astype(jnp.float32).sum()
-    call, args = jax.grad(loss, argnums=(0, 1, 2)), (params, x, source, weight)
+    call, args, products = jax.grad(loss, argnums=(0, 1, 2)), (params, x, source, weight), 3 * products
   else:
-    state = kind.begin(params, 1, length, dtype)
+    state = kind.begin(params, batch, length, dtype)
     call = lambda params, x, state: kind.step(params, x, state, jnp.int32(length - 1))[:2]
-    args = params, x[:, :1], state
-  jitted = jax.jit(call)
-  return jitted.lower(*args).compile(), args, PeakMemory().measure(jitted, *args)
+    args, products = (params, x[:, :1], state), products // length
+  compiled = jax.jit(call).lower(*args).compile()
+  return Program(compiled, args, products, PeakMemory().planned(compiled))
+
+
+def ceilings() -> tuple[float, float]:
+  """Multiply-adds of matrix products, and bytes of a large array read and written, in a second on this device."""
+  side, many = (2048, 2**25) if jax.default_backend() == "cpu" else (8192, 2**29)
+  square = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(_DTYPE.value))
+  product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+  fastest = lambda call, *args: min(timed(call, args, 5) for _ in range(4))
+  big = jnp.ones(many, jnp.float32)
+  return side**3 / fastest(product, square, square), 2 * big.nbytes / fastest(copy, big)
 
 
 def timed(compiled, args, repeat: int) -> float:
@@ -105,25 +135,28 @@ def timed(compiled, args, repeat: int) -> float:
   return (time.perf_counter() - start) / repeat
 
 
-def measure(mode: str, what: str, console: Console) -> list[dict]:
+def measure(mode: str, what: str, device: tuple[float, float], console: Console) -> list[dict]:
   rows, last = [], {}
   for length in map(int, _LENGTHS.value):
-    ready = {}
+    wanted = {}
     for name, kind in kinds().items():
       growth = 4.5 * (length / last[name][0]) ** 2 / 4 if name in last else 0
       if able(kind, mode, what) and not (name in last and last[name][1] * growth > _MOST.value):
-        ready[name] = program(kind, mode, what, length)
-        if ready[name][2] > 1e3 * _MOST_GB.value:
-          del ready[name]
+        wanted[name] = kind
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+      made = pool.map(lambda kind: program(kind, mode, what, length), wanted.values())
+      ready = {name: one for name, one in zip(wanted, made) if one.memory <= 1e3 * _MOST_GB.value}
     best = {}
     for turn in range(_ROUNDS.value + 1):
-      for name, (compiled, args, _) in ready.items():
+      for name, one in ready.items():
         repeat = 1 if name not in best else max(1, min(50, int(0.02 / best[name])))
-        seconds = timed(compiled, args, repeat)
+        seconds = timed(one.compiled, one.args, repeat)
         best[name] = seconds if turn <= 1 else min(best[name], seconds)  # the first round warms up
     last = {name: (length, seconds) for name, seconds in best.items()}
-    rows += [{"mode": mode, "what": what, "length": length, "kind": name, "ms": 1e3 * best[name], "memory_mb": ready[name][2]}
-             for name in ready]
+    for name, one in ready.items():
+      least, by = one.floor(*device)
+      rows.append({"mode": mode, "what": what, "length": length, "kind": name, "ms": 1e3 * best[name], "memory_mb": one.memory,
+                   "of_device": least / best[name], "by": by})
     console.print(f"{mode}, {what}, {length}: {', '.join(f'{name} {1e3 * value:.3g}' for name, value in best.items())} ms")
     jax.clear_caches()
   return rows
@@ -153,14 +186,16 @@ def exponent(rows: list[dict], name: str, column: str) -> float:
 def summary(rows: list[dict], mode: str, what: str) -> Table:
   rows = [row for row in rows if (row["mode"], row["what"]) == (mode, what)]
   lengths = sorted({row["length"] for row in rows})
-  table = Table(title=f"{mode}, {what}: milliseconds of a layer ({_DTYPE.value}, batch 1)")
-  for head in ("kind", *(f"{length:,}" for length in lengths), "faster than softmax from", "time ~ n^", "memory ~ n^"):
+  table = Table(title=f"{mode}, {what}: milliseconds of a layer ({_DTYPE.value}, batch {_BATCH.value})")
+  for head in ("kind", *(f"{length:,}" for length in lengths), "faster than softmax from", "time ~ n^", "memory ~ n^",
+               "of the device"):
     table.add_column(head, justify="left" if head == "kind" else "right")
   for name in dict.fromkeys(row["kind"] for row in rows):
-    at = {row["length"]: row["ms"] for row in rows if row["kind"] == name}
-    table.add_row(name, *(f"{at[length]:.3g}" if length in at else "" for length in lengths),
+    at = {row["length"]: row for row in rows if row["kind"] == name}
+    last = at[max(at)]
+    table.add_row(name, *(f"{at[length]['ms']:.3g}" if length in at else "" for length in lengths),
                   "" if name == "softmax" else crossing(rows, name), f"{exponent(rows, name, 'ms'):.2f}",
-                  f"{exponent(rows, name, 'memory_mb'):.2f}")
+                  f"{exponent(rows, name, 'memory_mb'):.2f}", f"{last['of_device']:.0%} {last['by']}")
   return table
 
 
@@ -186,16 +221,18 @@ def main(_):
   logging.set_verbosity(logging.WARNING)
   console, folder = Console(width=220), pathlib.Path(_OUT.value)
   log = JsonlWriter(folder / "attention.jsonl")
-  header = {"device": workdir.device(), "jax": importlib.metadata.version("jax"), "dtype": _DTYPE.value, "width": WIDTH,
-            "heads": HEADS}
+  header = {"device": workdir.device(), "jax": importlib.metadata.version("jax"), "dtype": _DTYPE.value, "batch": _BATCH.value,
+            "width": WIDTH, "heads": HEADS}
   if not log.read():
     log.write(header)
   if log.read()[0] != header:
     raise app.UsageError(f"--out={folder} holds {log.read()[0]}, not {header}: name another folder")
+  device = ceilings()
+  console.print(f"{2e-12 * device[0]:.3g} TFLOP/s of matrix products, {1e-9 * device[1]:.4g} GB/s")
   for mode in _MODES.value:
     for what in _WHAT.value:
       if what != "step" or mode == "causal":
-        for row in measure(mode, what, console):
+        for row in measure(mode, what, device, console):
           log.write(row | {"load": os.getloadavg()[0]})
   rows = list({tuple(row[name] for name in ("mode", "what", "length", "kind")): row for row in log.read()[1:]}.values())
   picture(rows).savefig(folder / "attention.png", dpi=120)

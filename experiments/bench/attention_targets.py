@@ -144,7 +144,9 @@ def of_nprf():
   yield "nprf: dense form / by transforms", seconds["pairs"] / seconds["transforms"], "at least", None, seconds["transforms"]
   yield "nprf: softmax / by sums", seconds["softmax"] / seconds["default"], "at least", None, None
   yield "nprf: softmax / by transforms", seconds["softmax"] / seconds["transforms"], "at least", None, None
-  yield "nprf: peak memory / inputs and outputs", programs["default"].memory, "at most", None, None
+  for training, word in ((False, "forward"), (True, "training")):
+    most = max(program("nprf", length, causal, training).memory for causal in (False, True))
+    yield f"nprf, {word}: peak memory / inputs and outputs", most, "at most", 2, None
 
 
 def of_short():

@@ -4,9 +4,11 @@ budget of FLOPs. It is the text task of Long Range Arena (Tay et al. 2021) and o
 `full` has the sizes and the 20,000 updates of 32 texts of Long Range Arena, and a budget of attention heads for the depth; it
 wants an accelerator.
 
+`medium` takes a GPU some minutes: 4,000 updates, mixed attention and softmax only.
+
 `small` is cut down for two CPU cores: few updates, so that costs are compared rather than accuracies.
 
-  python -m nasformer.main --config=experiments/text/imdb.py:small --workdir=DIR --data_dir=DATA
+  python -m nasformer.main --config=experiments/text/imdb.py:medium --workdir=DIR --data_dir=DATA
 """
 
 import dataclasses
@@ -41,6 +43,21 @@ def full():
   )
 
 
+def medium():
+  train = Training(steps=4000, batch_size=32, report_every=200, checkpoint_every=2000,
+                   optimizer=Optimizer(peak_lr=1e-3, warmup_steps=400, weight_decay=0.01, clip_norm=1.0))
+  return Experiment(
+      data=Imdb(lengths=(2048,), max_val=1024),
+      space=Encoder(embed_dim=(64, 128), depth=(1, 2, 3), num_heads=(2, 4), head_dim=32, ffn_dim=(128, 256),
+                    kinds=("softmax", "linear", "cosformer")),
+      task=TextClassification(),
+      train=train,
+      search=Search(strategy=Evolution(population=30, num_parents=10, num_mutations=10, num_crossovers=10), batch_size=64,
+                    generations=6, limits=Limits(flops=3e9), arms={"mixed": "", "softmax": "layer.*.kind=softmax"}),
+      retrain=train,
+  )
+
+
 def small():
   train = Training(steps=350, batch_size=16, report_every=25, checkpoint_every=175,
                    optimizer=Optimizer(peak_lr=5e-3, warmup_steps=35, weight_decay=0.01, clip_norm=1.0))
@@ -59,7 +76,7 @@ def small():
 
 
 def get_config(size="small"):
-  sizes = {"small": small, "full": full}
+  sizes = {"small": small, "medium": medium, "full": full}
   if size not in sizes:
     raise UserError(f"there is no size {size!r} (sizes: {', '.join(sizes)})")
   return config.open_up(sizes[size]())

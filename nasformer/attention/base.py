@@ -32,7 +32,7 @@ the leading heads of a wider one in their own role.
 
 import dataclasses
 import math
-from typing import Any, Callable, ClassVar, NamedTuple
+from typing import Any, Callable, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +150,10 @@ class Kind:
 
   can: ClassVar[Can] = Can()
   alike: ClassVar[tuple[str, ...]] = ()  # tensors that mean the same in every kind that names them here, and may be one
+
+  def longest(self, module: Literal["encoder", "decoder", "cross"]) -> int | None:
+    """Most positions of queries and of keys there, a field `max_length`; None where any number will do."""
+    return None
 
   def params(self, sizes: Sizes) -> dict[str, Tensor]:
     """The tensors of a layer of these sizes."""

@@ -40,6 +40,9 @@ class CosFormer(KernelCore):
     if self.angle not in ("shared", "own_length"):
       raise UserError(f"cosformer.angle={self.angle!r}: it must be 'shared' or 'own_length'")
 
+  def longest(self, module):
+    return self.max_length if module != "encoder" or self.causal else None
+
   def past_only(self, context):
     return context.causal or (self.causal and not context.stream)
 

@@ -72,7 +72,9 @@ class Couplformer(Core):
     out = _apply(*(weights.astype(v.dtype) for weights in maps), v)
     if seen is None:
       return out
-    total = _apply(*maps, seen[..., None, None].astype(maps[0].dtype))
+    by_row, by_column = maps
+    total = (by_row[..., None] * seen[:, None, None].astype(by_row.dtype)).sum(-2)  # [B, N, y, x]; sums, which need no product
+    total = (by_column[..., None] * total.swapaxes(2, 3)[:, :, None]).sum(-2).transpose(0, 3, 2, 1)[..., None]
     return (out / jnp.maximum(total, jnp.finfo(total.dtype).tiny)).astype(v.dtype)
 
   def _drop(self, weights, context, number):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from nasformer.attention import chunks
 from nasformer.attention.base import Context, Core, Count, Tensors
 from nasformer.ops import masks
 
@@ -126,8 +127,8 @@ def full_sums(queries: Rows, keys: Rows, v: Float[Array, "B S N E"], key_mask: B
               finish: Callable = lambda *sums: sums) -> Any:
   """Sum of the weighted values of all real keys, and the sum of the weights, at least in float32; see `causal_sums`."""
   sums = _gather(keys, v, key_mask)
-  read = lambda _, x: (None, finish(*_read(_swap(queries.phi(*x)), sums)))
-  return in_pieces(read, None, (queries.x, queries.positions[None]), BLOCK)[1]
+  read = lambda x, at: finish(*_read(_swap(queries.phi(x, at)), sums))
+  return chunks.mapped(read, (queries.x, queries.positions[None]), BLOCK)
 
 
 def causal_sums(
@@ -144,27 +145,31 @@ def causal_sums(
     finish: what to make of both sums, [B, t, N, E] and [B, t, N], of some of the queries; the gradient keeps no sums.
     recurrence: size of chunks -> how values count; the weights that are summed up to divide by count alike.
   """
-  length, dtype = max(queries.x.shape[1], keys.x.shape[1]), masks.accumulator(v)
-  number, size = pieces(length, CHUNK)
-  near, read, write, keep = (jnp.asarray(table, dtype) for table in recurrence(size))
+  dtype = masks.accumulator(v)
+  _, size = chunks.pieces(max(queries.x.shape[1], keys.x.shape[1]), CHUNK)
+  law = recurrence(size)
+  near, read, write = (jnp.asarray(table, dtype) for table in (law.near, law.read, law.write))
 
-  def chunk(sums, x):
-    q, at_q, k, at_k, v, real = x
-    q, k, v = _swap(queries.phi(q, at_q)), _swap(keys.phi(k, at_k) * real[..., None, None]), _swap(v.astype(dtype))
+  def prepare(q, at_q, k, at_k, v, real):
+    return _swap(queries.phi(q, at_q)), _swap(keys.phi(k, at_k) * real[..., None, None]), _swap(v.astype(dtype))
+
+  def add(parts):
+    _, k, v = parts
+    return jnp.einsum("bnsr,bnse->bnre", k, with_one(jnp.concatenate([v * row[:, None] for row in write], axis=-1)))
+
+  def find(sums, parts):
+    q, k, v = parts
     weights = jnp.einsum("bntr,bnsr->bnts", q, k)
     numerator, total = _swap(jnp.einsum("bnts,bnse->bnte", weights * near, v)), _swap((weights * np.tri(size)).sum(-1))
-    if number > 1:
+    if sums is not None:
       before, norm = _read(q, sums)
-      numerator += sum(part * row[:, None, None] for part, row in zip(jnp.split(before, len(keep), -1), read))
+      numerator += sum(part * row[:, None, None] for part, row in zip(jnp.split(before, len(read), -1), read))
       total += norm
-      new = jnp.einsum("bnsr,bnse->bnre", k, with_one(jnp.concatenate([v * row[:, None] for row in write], axis=-1)))
-      sums = _kept(keep, sums) + new
-    return sums, finish(numerator, total)
+    return finish(numerator, total)
 
-  late = lambda x: jnp.pad(x, [(0, 0), (length - x.shape[1], 0)] + [(0, 0)] * (x.ndim - 2))
-  xs = (queries.x, queries.positions[None], keys.x, keys.positions[None], v, _real(key_mask, v))
-  outs = in_pieces(chunk, _empty(keys, v, len(keep)), tuple(map(late, xs)), CHUNK)[1]
-  return jax.tree.map(lambda x: x[:, length - queries.x.shape[1]:], outs)
+  fade = lambda sums, number: _kept(jnp.asarray(np.linalg.matrix_power(law.keep, number), dtype), sums)
+  xs = queries.x, queries.positions[None], keys.x, keys.positions[None], v, _real(key_mask, v)
+  return chunks.running(prepare, add, find, xs, CHUNK, fade)
 
 
 def divide(numerator: Float[Array, "B T N E"], divisor: Float[Array, "B T N"]) -> Float[Array, "B T N E"]:
@@ -202,7 +207,7 @@ def kernel_count(num_heads: int, queries: int, keys: int, features: int, head_di
   queries, keys = padded(queries, keys, causal)
   if not causal:
     return Count(0, num_heads * (queries + keys) * features * (head_dim + 1))
-  number, size = pieces(queries, CHUNK)
+  number, size = chunks.pieces(queries, CHUNK)
   inside = queries * size * (features + head_dim)
   across = queries * 2 * features * (states * head_dim + 1) if number > 1 else 0
   return Count(0, num_heads * (inside + across))
@@ -213,40 +218,17 @@ def padded(queries: int, keys: int, causal: bool) -> tuple[int, int]:
   if causal:
     queries = keys = max(queries, keys)
   most = CHUNK if causal else BLOCK
-  return math.prod(pieces(queries, most)), math.prod(pieces(keys, most))
-
-
-def pieces(length: int, most: int) -> tuple[int, int]:
-  """In how many pieces of what size to cut: as few as there can be, and no larger than they must be."""
-  number = -(-length // most)
-  return number, -(-length // number)
-
-
-def in_pieces(fn: Callable, state: Any, xs: Any, most: int) -> tuple[Any, Any]:
-  """Scans `(state, parts) -> (state, part)` over pieces of [B, T, ...] arrays; only states are kept for the gradient."""
-  length = xs[0].shape[1]
-  number, size = pieces(length, most)
-  if number == 1:
-    return fn(state, xs)
-
-  def cut(x):
-    x = jnp.pad(x, [(0, 0), (0, number * size - length)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
-
-  state, out = jax.lax.scan(jax.checkpoint(fn, prevent_cse=False), state, jax.tree.map(cut, xs), unroll=2)
-  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], number * size, *x.shape[3:])[:, :length]
-  return state, jax.tree.map(join, out)
+  return math.prod(chunks.pieces(queries, most)), math.prod(chunks.pieces(keys, most))
 
 
 def _gather(keys, v, key_mask):
   """[Σ_j φ(k_j) v_jᵀ | Σ_j φ(k_j)] over real keys."""
 
-  def add(sums, x):
-    k, at, v, real = x
+  def add(k, at, v, real):
     phi, v = _swap(keys.phi(k, at) * real[..., None, None]), _swap(v.astype(real.dtype))
-    return sums + jnp.einsum("bnsr,bnse->bnre", phi, with_one(v)), None
+    return jnp.einsum("bnsr,bnse->bnre", phi, with_one(v))
 
-  return in_pieces(add, _empty(keys, v, 1), (keys.x, keys.positions[None], v, _real(key_mask, v)), BLOCK)[0]
+  return chunks.summed(add, (keys.x, keys.positions[None], v, _real(key_mask, v)), BLOCK)
 
 
 def _read(phi, sums):
@@ -268,10 +250,3 @@ def _swap(x):
 
 def _real(key_mask, v):
   return jnp.ones(v.shape[:2], masks.accumulator(v)) if key_mask is None else key_mask.astype(masks.accumulator(v))
-
-
-def _empty(keys, v, states):
-  """Sums over nothing, [B, N, R, states E + 1]."""
-  phi = jax.eval_shape(keys.phi, keys.x[:, :1], keys.positions[None, :1])
-  batch, _, heads, features = phi.shape
-  return jnp.zeros((batch, heads, features, states * v.shape[-1] + 1), masks.accumulator(v))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nasformer.attention import chunks
 from nasformer.attention.base import Context, Count, Kind, Tensor, Tensors, project, xavier
 from nasformer.ops import masks
 from nasformer.types import UserError
@@ -143,8 +144,9 @@ class Luna(Kind):
     w = self._drop(w * real[..., None, None], context, 0)
     seen = jnp.maximum(jnp.cumsum(real, axis=1), 1)
     stay = jnp.ones((len(x), queries, *w.shape[2:]), dtype) if context.dropout_key is not None else None
-    xs = q, k, w, jnp.broadcast_to(seen, k.shape[:2]), None if stay is None else self._drop(stay, context, 1)
-    return self._join(params, _in_chunks(queries, keys, xs).astype(x.dtype), context.keep_heads)
+    stay = None if stay is None else self._drop(stay, context, 1)
+    out = _by_chunks(q, k, w, jnp.broadcast_to(seen, k.shape[:2]), stay)
+    return self._join(params, out.astype(x.dtype), context.keep_heads)
 
   def _read(self, params, x, source, slots):
     """Queries; keys that are values too; and with what weights every token writes to the slots."""
@@ -187,7 +189,7 @@ class Luna(Kind):
     if not causal:
       normed = slots * embed * (sizes.source_dim is None)
       return Count(weights, products + inner * (2 * slots * embed + 2 * slots * (queries + keys)), scaled + normed)
-    number, size = _chunks(max(queries, keys))
+    number, size = chunks.pieces(max(queries, keys), CHUNK)
     per_position = 2 * size * (head + slots) + (4 * head * slots if number > 1 else 0)
     return Count(weights, products + inner * keys * (embed + slots) + heads * number * size * per_position, scaled)
 
@@ -200,50 +202,37 @@ def _slots(key, shape):
   return (jax.random.normal(key, shape) + sinusoids.astype(np.float32)) / math.sqrt(shape[1])
 
 
-def _chunks(length):
-  """How many chunks of what size."""
-  number = -(-length // CHUNK)
-  return number, -(-length // number)
-
-
-def _in_chunks(queries, keys, xs) -> Float[Array, "B T N H"]:
+def _by_chunks(q, k, w, seen, stay) -> Float[Array, "B T N H"]:
   """The causal form of all queries, which are the last of the positions.
 
   Args:
-    queries: how many.
-    keys: how many.
-    xs: scaled queries; keys; weights; number of keys seen; what dropout leaves of the weights of slots, or None.
+    q: scaled queries.
+    k: keys.
+    w: weights.
+    seen: number of keys seen.
+    stay: what dropout leaves of the weights of slots, or None.
   """
-  length = max(queries, keys)
-  number, size = _chunks(length)
-  past = np.tri(size)
 
-  def chunk(state, xs):
-    q, k, w, seen, stay = (None if x is None else jnp.moveaxis(x, 2, 1) if x.ndim > 2 else x[:, None, :, None] for x in xs)
-    q = q / seen  # not the logits: a compiler may divide them twice, for the maximum and for what it is taken from
-    near = jnp.einsum("bnth,bnsh->bnts", q, k) * past
-    logits = jnp.einsum("bnts,bnsl->bntl", near, w)
-    if number > 1:
+  def prepare(q, k, w, seen, stay):
+    q, k, w, stay = (None if x is None else jnp.moveaxis(x, 2, 1) for x in (q, k, w, stay))
+    seen = jnp.maximum(seen, 1)[:, None, :, None]
+    return q / seen, k, w, seen, stay  # logits may be divided twice by a compiler, for their maximum and for themselves
+
+  def add(parts):
+    _, k, w, _, _ = parts
+    return jnp.einsum("bnsh,bnsl->bnhl", k, w), jnp.einsum("bnsl,bnsh->bnlh", w, k)
+
+  def read(state, parts):
+    q, k, w, seen, stay = parts
+    past = np.tri(q.shape[2])
+    logits = jnp.einsum("bnts,bnsl->bntl", jnp.einsum("bnth,bnsh->bnts", q, k) * past, w)
+    if state is not None:
       logits += jnp.einsum("bnth,bnhl->bntl", q, state[0])
     weights = jax.nn.softmax(logits)
     weights = weights if stay is None else weights * stay
     out = jnp.einsum("bnts,bnsh->bnth", jnp.einsum("bntl,bnsl->bnts", weights, w) * past, k)
-    if number > 1:
+    if state is not None:
       out += jnp.einsum("bntl,bnlh->bnth", weights, state[1])
-      state = state[0] + jnp.einsum("bnsh,bnsl->bnhl", k, w), state[1] + jnp.einsum("bnsl,bnsh->bnlh", w, k)
-    return state, jnp.moveaxis(out / seen, 1, 2)
+    return jnp.moveaxis(out / seen, 1, 2)
 
-  def cut(x):
-    x = jnp.pad(x, [(0, 0), (length - x.shape[1], number * size - length)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
-
-  q, k, w, seen, stay = jax.tree.map(cut, xs)
-  xs = q, k, w, jnp.maximum(seen, 1), stay
-  batch, _, heads, head_dim = q.shape[1:]
-  state = jnp.zeros((batch, heads, head_dim, w.shape[-1]), q.dtype), jnp.zeros((batch, heads, w.shape[-1], head_dim), q.dtype)
-  if number == 1:
-    out = chunk(state, jax.tree.map(lambda x: x[0], xs))[1][None]
-  else:
-    _, out = jax.lax.scan(jax.checkpoint(chunk, prevent_cse=False), state, xs)
-  out = jnp.moveaxis(out, 0, 1).reshape(batch, number * size, heads, head_dim)
-  return out[:, length - queries : length]
+  return chunks.running(prepare, add, read, (q, k, w, seen, stay), CHUNK)

@@ -55,6 +55,9 @@ class Mega(Kind):
       if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"mega.{name}={getattr(self, name)}: it must be at least 1")
 
+  def longest(self, module):
+    return self.max_length if module == "cross" or self.chunk_size is None else None
+
   # -- tensors ------------------------------------------------------------------------------------------------------
 
   def params(self, sizes):

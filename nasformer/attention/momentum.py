@@ -17,7 +17,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from nasformer.attention import kernel
+from nasformer.attention import chunks, kernel
 from nasformer.attention.base import Context, Count
 from nasformer.attention.linear import Linear
 from nasformer.ops import masks
@@ -84,7 +84,7 @@ class Momentum(Linear):
     """Without the handful of multiplications per channel of momentum through depth."""
     count = kernel.kernel_count(sizes.num_heads, queries, keys, sizes.head_dim, sizes.head_dim, causal, states=2)
     length, _ = kernel.padded(queries, keys, causal)
-    weights = length * kernel.pieces(length, kernel.CHUNK)[1] if causal else keys * sizes.head_dim
+    weights = length * chunks.pieces(length, kernel.CHUNK)[1] if causal else keys * sizes.head_dim
     return count + Count(0, 0, sizes.num_heads * weights)
 
   # -- through depth ------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ so there b is kept within 8 of its maximum and the first rows are computed direc
 """
 
 import dataclasses
+import functools
 import math
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nasformer.attention.base import Context, Core, Count, Tensor
+from nasformer.attention.chunks import mapped, pieces
 from nasformer.attention.favor import directions, exponents
-from nasformer.attention.kernel import divide, first_count, in_pieces, pieces, with_first, with_one
+from nasformer.attention.kernel import divide, first_count, with_first, with_one
 from nasformer.ops import masks
 from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
@@ -71,17 +74,20 @@ class Nprf(Core):
 
   def attend(self, params, q, k, v, context):
     dtype, params = q.dtype, self._kept_near(params) if context.causal else params
-    q, k, v = self._phi(params, q), self._phi(params, k), v.astype(masks.accumulator(v))
-    if context.key_mask is not None:
-      k = k * context.key_mask[..., None, None]
-    queries, keys = q.shape[1], k.shape[1] // context.copies
-    first = queries - math.prod(context.grid) if context.grid else 0
+    phi = functools.partial(self._phi, params)
+    finish = lambda *sums: divide(sums[0], jnp.maximum(sums[1], self.epsilon)).astype(dtype)
+    real = None if context.key_mask is None else context.key_mask.astype(masks.accumulator(v))
     table, outside = self._table(params)
     inside = Grid(table, context.grid[1] if context.grid else 1, context.copies, context.causal)
+    if inside.form(q.shape[1], k.shape[1]) == "sums":
+      return inside.by_sums(phi, q, k, v, real, finish)
+    q, k, v = phi(q), phi(k), v.astype(masks.accumulator(v))
+    k = k if real is None else k * real[..., None, None]
+    first = q.shape[1] - math.prod(context.grid) if context.grid else 0
     sums = inside.sums(q[:, first:], k[:, first:], v[:, first:])
     if first:
       sums = with_first(sums, q, k * outside[:, None], v)
-    return divide(sums[0], jnp.maximum(sums[1], self.epsilon)).astype(dtype)
+    return finish(*sums)
 
   def _phi(self, params, x):
     """Features of unit vectors, or of vectors whose square is the temperature."""
@@ -143,10 +149,11 @@ class Nprf(Core):
 
   def core_count(self, sizes, queries, keys, causal):
     columns, patches = (sizes.grid[1], math.prod(sizes.grid)) if sizes.grid else (1, queries)
+    reach, inner = sizes.grid[0] - 1 if sizes.grid else self.max_distance, keys - (queries - patches)
+    made = features_count(patches, inner, columns, reach, causal) + 2 * (queries - patches)
     own = Count(sum(math.prod(tensor.shape) for tensor in self.core_params(sizes).values()),
-                (queries + keys) * self.features * sizes.head_dim * sizes.num_heads)
-    reach = sizes.grid[0] - 1 if sizes.grid else self.max_distance
-    inside = sums_count(patches, keys - (queries - patches), columns, reach, self.features, sizes.head_dim, causal)
+                made * self.features * sizes.head_dim * sizes.num_heads)
+    inside = sums_count(patches, inner, columns, reach, self.features, sizes.head_dim, causal)
     beside = first_count(queries, self.features, sizes.head_dim) if queries > patches else 0
     return own + Count(0, sizes.num_heads * (inside.products + beside), sizes.num_heads * inside.elementwise)
 
@@ -171,20 +178,17 @@ class Grid:
   copies: int
   causal: bool
 
+  def form(self, queries: int, keys: int) -> str:
+    """How sums of so many queries and keys are made."""
+    return form(queries, keys // self.copies, self.columns, self.table.shape[1] // 2, self.causal)
+
   def sums(self, q: Float[Array, "B T N R"], k: Float[Array, "B S N R"],
            v: Float[Array, "B S N E"]) -> tuple[Float[Array, "B T N E"], Float[Array, "B T N"]]:
-    """Sum of the weighted values, and the sum of the weights."""
+    """Sum of the weighted values, and the sum of the weights, by pairs or by transforms."""
     queries, keys = q.shape[1], k.shape[1] // self.copies
-    first, reach = (keys - queries if self.causal else 0), self.table.shape[1] // 2
-    chosen = form(queries, keys, self.columns, reach, self.causal)
-    most = 2 * block(reach) if chosen == "sums" else max(queries, keys) // self.columns
-    beyond = max(most - 1 - reach, 0)
-    table = jnp.pad(self.table, ((0, 0), (beyond, beyond), (0, 0)), mode="edge")
-    table = jnp.where(np.arange(table.shape[1])[:, None] <= reach + beyond, table, 0) if self.causal else table
-    if chosen == "sums":
-      parts = [self._by_sums(table[..., 0], first, q, *x) for x in zip(*(jnp.split(x, self.copies, 1) for x in (k, v)))]
-      return tuple(map(sum, zip(*parts)))
-    if chosen == "pairs":
+    first = keys - queries if self.causal else 0
+    table = self._stretched_table(max(queries, keys) // self.columns)
+    if self.form(queries, k.shape[1]) == "pairs":
       return self._by_pairs(table, first, q, k, v)
     sums = self._by_transforms(table, first, q, k, v)
     if not self.causal:
@@ -194,38 +198,86 @@ class Grid:
     return tuple(jnp.concatenate([one, two[:, early:]], 1) for one, two in zip(
         self._by_pairs(table, first, q[:, :early], k, v), sums))
 
-  def _by_sums(self, table, first, q, k, v):
-    """Keys of the query's own block and of those beside it pair by pair; all others, whose weights are alike, as a sum."""
-    size, ahead, low = (table.shape[1] + 1) // 4, int(not self.causal), min(first, 0)
-    number = ahead - (low - max(first + q.shape[1], k.shape[1])) // size
+  def by_sums(self, phi: Callable, q: Float[Array, "B T N H"], k: Float[Array, "B S N H"], v: Float[Array, "B S N E"],
+              real: Float[Array, "B S"] | None, finish: Callable) -> Float[Array, "B T N E"]:
+    """What `finish` makes of both sums, block by block, so that neither features nor sums of all positions are ever held.
 
-    def cut(x, start):
-      x = jnp.pad(x, [(0, 0), (start, number * size - start - x.shape[1]), (0, 0), (0, 0)])
-      return x.reshape(len(x), number, size, *x.shape[2:]).transpose(1, 0, 3, 2, 4)
+    Keys of the query's own block and of those beside it are met pair by pair; all others, whose weights are alike, as a sum.
 
-    start, features = first - low + ahead * size, k.shape[-1]  # where keys are seen ahead, queries come a block later
-    held = cut(jnp.concatenate([k, with_one(v)], axis=-1), -low)
-    gather = lambda held: jnp.einsum("bnsr,bnse->bnre", held[..., :features], held[..., features:])
-    nothing = jnp.zeros((len(k), k.shape[2], features, v.shape[-1] + 1), v.dtype)
-    behind = lambda sums, held: (sums + gather(held), sums)
-    later = jax.lax.scan(behind, nothing, held, reverse=True)[1] if ahead else None
+    Args:
+      phi: queries or keys -> their features.
+      q: all queries.
+      k: all keys.
+      v: values.
+      real: one for keys that are real, zero for others.
+      finish: (values [B, t, N, E], weights [B, t, N]), each summed up, -> [B, t, N, E].
+    """
+    real = jnp.ones(k.shape[:2], masks.accumulator(v)) if real is None else real
+    if self.copies == 1:
+      return self._blocks(phi, q, k, v, real, finish)
+    each = zip(*(jnp.split(x, self.copies, 1) for x in (k, v, real)))
+    return finish(*map(sum, zip(*(self._blocks(phi, q, *x, lambda *sums: sums) for x in each))))
+
+  def _blocks(self, phi, q, k, v, real, finish):
+    """At its turn, a block of keys comes in, and where keys are seen ahead, the queries of the block before it are answered."""
+    size, ahead = block(self.table.shape[1] // 2), int(not self.causal)
+    first, low, number = _frame(q.shape[1], k.shape[1], size, self.causal)
+    table = self._stretched_table(2 * size)[..., 0]
     near = toeplitz(table, size, 3 * size)[..., : (2 + ahead) * size]
     past, future = (x[:, None, None] for x in (table[:, 0], table[:, -1]))
 
-    def step(carry, x):
-      sums, *beside = carry
-      q, here, later = x
-      beside = [*beside, here]
+    def cut(x, start):
+      x = jnp.pad(x, [(0, 0), (start, number * size - start - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+      return jnp.moveaxis(x.reshape(len(x), number, size, *x.shape[2:]), 1, 0)
+
+    def hold(k, v, real):
+      k, v = phi(k) * real[..., None, None], with_one(v.astype(real.dtype))
+      return jnp.concatenate([k, v], axis=-1).swapaxes(1, 2)
+
+    features = jax.eval_shape(phi, q[:, :1]).shape[-1]
+    gather = lambda held: jnp.einsum("bnsr,bnse->bnre", held[..., :features], held[..., features:])
+    queries, keys = cut(q, first - low), tuple(cut(x, -low) for x in (k, v, real))
+    nothing = jnp.zeros((len(k), k.shape[2], features, v.shape[-1] + 1), real.dtype)
+    behind = lambda sums, x: (sums + gather(hold(*x)), sums)
+    later = jax.lax.scan(jax.checkpoint(behind, prevent_cse=False), nothing, keys, reverse=True)[1] if ahead else None
+
+    def answer(sums, beside, q, later):
       held = jnp.concatenate(beside, axis=2)
       weights = jnp.einsum("bntr,bnsr->bnts", q, held[..., :features]) * near
       far = past * sums + future * later if ahead else past * sums
       out = jnp.einsum("bnts,bnse->bnte", weights, held[..., features:]) + jnp.einsum("bntr,bnre->bnte", q, far)
-      return (sums + gather(beside[0]), *beside[1:]), out.swapaxes(1, 2)
+      out = out.swapaxes(1, 2)
+      return finish(out[..., :-1], out[..., -1])
 
-    carry = nothing, *[jnp.zeros_like(held[0])] * (1 + ahead)
-    _, out = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), carry, (cut(q, start), held, later))
-    out = jnp.moveaxis(out, 0, 1).reshape(len(q), -1, *out.shape[3:])[:, start : start + q.shape[1]]
-    return out[..., :-1], out[..., -1]
+    def turn(carry, x):
+      outs = []
+      for i in range(pair):
+        sums, beside, waiting = carry
+        q, keys, later = jax.tree.map(lambda x: x[i], x)
+        beside, waiting = (*beside, hold(*keys)), (*waiting, phi(q).swapaxes(1, 2))
+        outs.append(answer(sums, beside, waiting[0], later))
+        carry = sums + gather(beside[0]), beside[1:], waiting[1:]
+      return carry, jax.tree.map(lambda *x: jnp.stack(x), *outs)
+
+    empty = lambda width: jnp.zeros((len(k), k.shape[2], size, width), real.dtype)
+    carry = nothing, (empty(features + v.shape[-1] + 1),) * (1 + ahead), (empty(features),) * ahead
+    pair = 2 - number % 2  # blocks of a turn: what a turn begins with is kept for the gradient
+    xs = jax.tree.map(lambda x: x.reshape(number // pair, pair, *x.shape[1:]), (queries, keys, later))
+    carry, out = jax.lax.scan(jax.checkpoint(turn, prevent_cse=False), carry, xs)
+    out = jax.tree.map(lambda x: x.reshape(number, *x.shape[2:]), out)
+    if ahead:
+      sums, beside, waiting = carry
+      last = answer(sums, (*beside, jnp.zeros_like(beside[0])), waiting[0], nothing)
+      out = jax.tree.map(lambda x, y: jnp.concatenate([x[1:], y[None]]), out, last)
+    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(q), number * size, *x.shape[3:])
+    return jax.tree.map(lambda x: join(x)[:, first - low : first - low + q.shape[1]], out)
+
+  def _stretched_table(self, most):
+    """Weights of all distances below `most` rows; in the causal form none of those ahead."""
+    reach = self.table.shape[1] // 2
+    beyond = max(most - 1 - reach, 0)
+    table = jnp.pad(self.table, ((0, 0), (beyond, beyond), (0, 0)), mode="edge")
+    return jnp.where(np.arange(table.shape[1])[:, None] <= reach + beyond, table, 0) if self.causal else table
 
   def _by_pairs(self, table, first, q, k, v):
     """Weights of all pairs, for some rows of queries at a time."""
@@ -235,18 +287,17 @@ class Grid:
     table = jnp.pad(table, ((0, 0), (padding, 0), (0, 0)))
     keys = k.shape[1] // self.copies // columns
 
-    def piece(_, x):
-      q, at = x
+    def piece(q, at):
       start = padding + (table.shape[1] - padding) // 2 - (at[0, 0] + size - 1)
       near = jax.lax.dynamic_slice_in_dim(table, start, size + keys - 1, axis=1)
       near = toeplitz(toeplitz(near.swapaxes(1, 2), size, keys).transpose(0, 2, 3, 1), columns, columns)
       near = near.swapaxes(2, 3).reshape(len(table), size * columns, keys * columns)
       weights = jnp.einsum("btnr,bsnr->bnts", q.reshape(len(q), -1, *q.shape[3:]), k) * jnp.tile(near, self.copies)
       sums = jnp.einsum("bnts,bsne->btne", weights, v), weights.sum(-1).swapaxes(1, 2)
-      return None, tuple(x.reshape(len(x), size, columns, *x.shape[2:]) for x in sums)
+      return tuple(x.reshape(len(x), size, columns, *x.shape[2:]) for x in sums)
 
     q = q.reshape(len(q), rows, columns, *q.shape[2:])
-    _, sums = in_pieces(piece, None, (q, first + jnp.arange(rows)[None]), size)
+    sums = mapped(piece, (q, first + jnp.arange(rows)[None]), size)
     return tuple(x.reshape(len(x), rows * columns, *x.shape[3:]) for x in sums)
 
   def _by_transforms(self, table, first, q, k, v):
@@ -289,15 +340,25 @@ def sums_count(queries: int, keys: int, columns: int, reach: int, features: int,
   if chosen == "pairs":
     return Count(0, pairs(queries, keys), queries * keys)
   if chosen == "sums":
-    ahead, size, first = int(not causal), block(reach), keys - queries if causal else 0
-    places = (ahead - (min(first, 0) - max(first + queries, keys)) // size) * size
-    near, far = places * (2 + ahead) * size, places * features * (head_dim + 1)
-    return Count(0, near * (features + head_dim + 1) + (2 + ahead) * far, near)
+    ahead, size = int(not causal), block(reach)
+    places = _frame(queries, keys, size, causal)[2] * size
+    answered, far = places + ahead * size, features * (head_dim + 1)
+    near = answered * (2 + ahead) * size
+    products = near * (features + head_dim + 1) + (answered + (1 + ahead) * places) * far
+    return Count(0, products, near)
   early = _early(queries, keys - queries) if causal else 0
   places = [stretched(length // columns, columns) for length in (queries, keys)]
   length, channels = fast_length(sum(places) - 1), features * (head_dim + 1)
   direct = pairs(early, early + keys - queries) if early else 0
   return Count(0, 2 * channels * transform_count(length) + direct, channels * (2 * length + sum(places)))
+
+
+def features_count(queries: int, keys: int, columns: int, reach: int, causal: bool) -> int:
+  """For how many queries and keys features are made: those of keys twice where far ones are summed up from both sides."""
+  if form(queries, keys, columns, reach, causal) != "sums":
+    return queries + keys
+  size = block(reach)
+  return _frame(queries, keys, size, causal)[2] * size * (2 if causal else 3)
 
 
 def transform_count(length: int) -> int:
@@ -316,6 +377,13 @@ def form(queries: int, keys: int, columns: int, reach: int, causal: bool) -> str
 def block(reach: int) -> int:
   """Positions in a block, such that what lies beyond its neighbours is out of reach."""
   return max(reach, NEAR)
+
+
+def _frame(queries, keys, size, causal):
+  """Where queries begin, where the first block does, and how many blocks there are."""
+  first = keys - queries if causal else 0
+  low = min(first, 0)
+  return first, low, -(-(max(first + queries, keys) - low) // size)
 
 
 def stretched(rows: int, columns: int) -> int:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from nasformer.attention import chunks
 from nasformer.ops import masks
 
 BLOCK = 512  # most queries and most keys in a block
@@ -61,7 +62,7 @@ def _forward(bias, causal, copies, params, q, k, v, key_mask):
     total = jnp.maximum(total, jnp.finfo(dtype).tiny)
     return (out / total[..., None]).astype(v.dtype), most + jnp.log(total)
 
-  out, log_total = jax.lax.map(row, queries)
+  out, log_total = chunks.rows(row, queries)
   out = _join(out, q.shape[1])
   return out, (params, q, k, v, key_mask, out, log_total)
 
@@ -71,26 +72,27 @@ def _backward(bias, causal, copies, residuals, slope):
   dtype = masks.accumulator(v)
   shift = _cut((slope.astype(dtype) * out).sum(-1, keepdims=True))[..., 0]
   queries = _queries(q, k, causal)
-  rows = jnp.arange(len(shift)), *queries, _cut(slope), log_total, shift
+  rows = *queries, _cut(slope), log_total, shift
 
   def column(carry, source):
-    def row(carry, x):
-      number, q, at_q, slope, log_total, shift = x
+
+    def row(x):
+      q, at_q, slope, log_total, shift = x
 
       def see(_):
         logits, pull = jax.vjp(lambda p, q: _logits(bias, causal, p, q, at_q, source), params, q)
         weights = jnp.exp(logits - log_total[..., None])
         d_logits = weights * (_dot("bnte,bnse->bnts", slope, source["v"]) - shift[..., None])
-        return (*pull(d_logits), _dot("bnth,bnts->bnhs", q, d_logits), _dot("bnte,bnts->bnes", slope, weights))
+        d_params, d_q = pull(d_logits)
+        return d_q, (d_params, _dot("bnth,bnts->bnhs", q, d_logits), _dot("bnte,bnts->bnes", slope, weights))
 
       nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(see, None))
-      d_params, d_q, d_k, d_v = _unless_later(causal, at_q, source, see, nothing)
-      all_params, all_q, all_k, all_v = carry
-      return (jax.tree.map(jnp.add, all_params, d_params), all_q.at[number].add(d_q), all_k + d_k, all_v + d_v), None
+      return _unless_later(causal, at_q, source, see, nothing)
 
-    here = [jnp.zeros(source[name].swapaxes(2, 3).shape, dtype) for name in ("k", "v")]
-    (*carry, d_k, d_v), _ = jax.lax.scan(row, (*carry, *here), rows)
-    return tuple(carry), (d_k.swapaxes(2, 3), d_v.swapaxes(2, 3))
+    d_q, (d_params, d_k, d_v) = chunks.rows_and_sum(row, rows)
+    all_params, all_q = carry
+    carry = jax.tree.map(jnp.add, all_params, d_params), all_q + d_q
+    return carry, (d_k.swapaxes(2, 3), d_v.swapaxes(2, 3))
 
   start = jax.tree.map(jnp.zeros_like, params), jnp.zeros(queries[0].shape, dtype)
   (d_params, d_q), (d_k, d_v) = jax.lax.scan(column, start, _sources(k, v, key_mask, copies))

@@ -12,6 +12,7 @@ from nasformer.attention.base import Core, Count, Sizes
 from nasformer.ops import masks
 
 LONG = 1024  # keys from which on the softmax is made block by block
+KERNEL = "cudnn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,15 @@ class Softmax(Core):
   """Softmax attention: o_i = Σ_j softmax_j(q_i · k_j / sqrt(d)) v_j; quadratic in the length.
 
   Long sequences go block by block, in memory linear in the length, unless weights are dropped: dropout needs all of them.
+  Where a GPU brings a kernel for that (cuDNN's, in half precision and without padding), it is used.
   """
 
   def attend(self, params, q, k, v, context):
     queries, keys = q.shape[1], k.shape[1]
     if _is_long(queries, keys) and context.dropout_key is None:
+      plain = type(self).bias is Softmax.bias and context.key_mask is None and (queries == keys or not context.causal)
+      if plain and ready(q, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=context.causal, implementation=KERNEL)
       own = self.core_params(Sizes(1, *q.shape[2:]))
       own = {name: params[name] for name in params if name in own}
       q = q / math.sqrt(q.shape[-1])
@@ -72,3 +77,12 @@ class Softmax(Core):
 
 def _is_long(queries, keys):
   return keys >= LONG and queries > 1
+
+
+def ready(q: jax.Array, v: jax.Array) -> bool:
+  """Whether this device's kernel takes queries and values like these."""
+  device, width = jax.devices()[0], q.shape[-1]
+  capability = getattr(device, "compute_capability", "")  # of NVIDIA's devices a number
+  return (device.platform == "gpu" and capability[:1].isdigit() and float(capability) >= 8 and q.dtype == v.dtype
+          and q.dtype in (jnp.bfloat16, jnp.float16) and width == v.shape[-1]
+          and width % 8 == 0 and width <= 128)

@@ -64,7 +64,7 @@ class Part:
     raise NotImplementedError
 
   def rows(self, batch_size: int) -> tuple[int, ...]:
-    """Examples of a training batch, of each of the shapes that there are."""
+    """Examples of a batch, of each of the shapes that batches have."""
     raise NotImplementedError
 
   def check(self, batch_size: int, process_count: int, training: bool) -> None:

@@ -34,9 +34,12 @@ class Bucketed(base.Part):
 
   lengths: tuple[int, ...]
 
-  def rows(self, batch_size: int) -> tuple[int, ...]:
-    """Number of rows of a batch of each length."""
+  def rows_by_length(self, batch_size: int) -> tuple[int, ...]:
+    """Number of rows of a batch of each length, also of one that no example needs."""
     raise NotImplementedError
+
+  def rows(self, batch_size: int) -> tuple[int, ...]:
+    return tuple(rows for rows, size in zip(self.rows_by_length(batch_size), self._sizes) if size)
 
   def needed(self) -> Int[np.ndarray, "E"]:
     """The length that each example needs."""
@@ -67,7 +70,7 @@ class Bucketed(base.Part):
     """A batch, by its number, of examples that are in order of their buckets."""
     ends = np.cumsum(self._batches(batch_size))
     bucket = int(np.searchsorted(ends, number, side="right"))
-    rows, length = self.rows(batch_size)[bucket], self.lengths[bucket]
+    rows, length = self.rows_by_length(batch_size)[bucket], self.lengths[bucket]
     first = (number - int(ends[bucket]) + self._batches(batch_size)[bucket]) * rows
     start = int(self._sizes[:bucket].sum())
     members = order[start : start + int(self._sizes[bucket])]
@@ -78,7 +81,7 @@ class Bucketed(base.Part):
 
   def _batches(self, batch_size: int) -> list[int]:
     """Number of batches of each bucket."""
-    return [-(-int(size) // rows) for size, rows in zip(self._sizes, self.rows(batch_size))]
+    return [-(-int(size) // rows) for size, rows in zip(self._sizes, self.rows_by_length(batch_size))]
 
   @functools.cached_property
   def _buckets(self) -> np.ndarray:
@@ -149,7 +152,7 @@ class Split(Bucketed):
   def lazy(self) -> bool:
     return isinstance(self.source_tokens.flat, np.memmap)
 
-  def rows(self, batch_size: int) -> tuple[int, ...]:
+  def rows_by_length(self, batch_size: int) -> tuple[int, ...]:
     """Number of rows of a batch of each length, for batches of so many padded target tokens."""
     return tuple(max(ROWS, batch_size // length // ROWS * ROWS) for length in self.lengths)
 

@@ -56,10 +56,10 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 
 
 def content(path: pathlib.Path) -> bytes:
-  """The bytes of a file, unpacked if it is packed with gzip, as its name or its first bytes say."""
+  """The bytes of a file, unpacked if it is packed with gzip, which its first bytes say, whatever its name says."""
   with reading(path):
     raw = path.read_bytes()
-    return gzip.decompress(raw) if path.suffix == ".gz" or raw.startswith(_GZIP) else raw
+    return gzip.decompress(raw) if raw.startswith(_GZIP) else raw
 
 
 def packed(path: pathlib.Path) -> pathlib.Path:

@@ -64,7 +64,7 @@ def read(source: pathlib.Path, target: pathlib.Path, blanks: bool = False) -> Li
   """Reads two files of which the same line belongs together.
 
   Args:
-    source: sentences, one in each line, in UTF-8; packed if its name ends in .gz.
+    source: sentences, one in each line, in UTF-8, plain or packed with gzip.
     target: their translations.
     blanks: allow lines without text; they are left out of training later.
 

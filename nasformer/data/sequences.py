@@ -83,7 +83,7 @@ class Split(base.Labelled, Bucketed):
   def subset(self, name: str, indices: Int[np.ndarray, "K"]) -> "Split":
     return dataclasses.replace(self, name=name, values=self.values.take(indices), labels=self.labels[indices])
 
-  def rows(self, batch_size: int) -> tuple[int, ...]:
+  def rows_by_length(self, batch_size: int) -> tuple[int, ...]:
     return (batch_size,) * len(self.lengths)
 
   def needed(self) -> Int[np.ndarray, "E"]:

@@ -107,6 +107,11 @@ class TranslationNet:
     return self.config.norm == "pre"
 
   @property
+  def length(self) -> int:
+    """Tokens at which costs are counted."""
+    return self.config.count_length
+
+  @property
   def counting(self) -> str:
     """The rule of counting, in words."""
     length, how = self.config.count_length, "included" if self.config.count_vocabulary else "left out"

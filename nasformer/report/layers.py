@@ -45,7 +45,7 @@ def _encoders(titles: dict[EncoderSpec, str], everything: list[EncoderSpec], kin
   panels = figure.subplots(len(titles), squeeze=False, sharex=True)[:, 0]
   for axes, (spec, title) in zip(panels, titles.items()):
     _bars(axes, spec, kinds)
-    axes.set_title(f"{title}: {spec.depth} layers, width {spec.embed_dim}")
+    axes.set_title(f"{title}: {_side(spec.layers, spec.embed_dim)}")
     axes.set(xlim=(0.4, depth + 0.6), ylim=(0, 1.3 * widest), ylabel="FFN width", xticks=range(1, depth + 1))
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, integer=True))
   panels[-1].set_xlabel("layer")

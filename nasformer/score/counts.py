@@ -46,7 +46,21 @@ class NumFlops:
     return 2 * count.products
 
 
-def terms(space: Space, net: Net, cost: NumParams | NumFlops) -> list[Term]:
+@runtime_checkable
+class Priced(Protocol):
+  """The part of `Net` that a cost of parts needs; what a price is, its cost must know."""
+
+  def count(self, role: str, **sizes: Any) -> Any: ...
+
+
+@runtime_checkable
+class PartCost(Protocol):
+  """A cost that is a sum over parts: their price as a whole number."""
+
+  def read(self, count: Any) -> int: ...
+
+
+def terms(space: Space, net: Priced, cost: PartCost) -> list[Term]:
   """The cost as a sum over parts: (positions of the genes, price by their options) for each part of the space."""
   tables: dict[tuple, np.ndarray] = {}
   result = []

@@ -25,7 +25,11 @@ class PeakMemory:
     Raises:
       UserError: the compiler of this device does not tell.
     """
-    plan = program.lower(*shapes).compile().memory_analysis()
+    return self.planned(program.lower(*shapes).compile())
+
+  def planned(self, compiled: Any) -> float:
+    """The same of what `jax.jit(...).lower(...).compile()` gave."""
+    plan = compiled.memory_analysis()
     if plan is None:
       raise UserError("the compiler of this device does not tell how much memory a program takes: leave memory_mb and"
                       " training_memory_mb out of search.limits and search.minimise")

@@ -164,9 +164,10 @@ def rounds(
   asked, width = 0, 0
   for number in itertools.count():
     if not width:  # nothing was scored yet
-      state, draw = _maybe_jit(_start, strategy)(strategy, domain, key, number)
+      state = _maybe_jit(_init, strategy)(strategy, domain, key)
     else:
-      state, draw = _maybe_jit(_step, strategy)(strategy, domain, key, number, state, genes, told)
+      state = _maybe_jit(_tell, strategy)(strategy, state, genes, told)
+    draw = _maybe_jit(_ask, strategy)(strategy, domain, key, number, state)
     genes, broken = np.asarray(draw.genes), np.asarray(draw.rejected)
     assert domain.meets(genes).all(), f"{type(strategy).__name__} proposed a network that breaks a limit"
     new = [np.frombuffer(name, np.int32) for name in dict.fromkeys(map(bytes, genes)) if name not in met]
@@ -203,27 +204,25 @@ def _maybe_jit(program: Callable, strategy: Strategy) -> Callable:
   return program if getattr(strategy, "jittable", True) else program.__wrapped__
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(strategy: Strategy, domain: Domain, key: Array, number: Int[Array, ""]) -> tuple[Any, Draw]:
-  """The state before anything is known, and the first generation, or the next one while nothing has scores."""
-  start, asks = jax.random.split(key)
-  state = strategy.init(start, domain)
-  return state, _ask(strategy, domain, asks, number, state)
+# Asking, the costly part to compile, is a program of its own: telling is compiled once more when the state has grown.
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(
-    strategy: Strategy, domain: Domain, key: Array, number: Int[Array, ""], state: Any,
-    genes: Population, scores: Float[Array, "P M"],
-) -> tuple[Any, Draw]:
-  """One round of search, selection, variation and repair in one program: the new state and the next generation."""
-  _, asks = jax.random.split(key)
-  state = strategy.tell(state, genes, scores)
-  return state, _ask(strategy, domain, asks, number, state)
+def _init(strategy: Strategy, domain: Domain, key: Array) -> Any:
+  """The state before anything is known."""
+  return strategy.init(jax.random.split(key)[0], domain)
 
 
-def _ask(strategy: Strategy, domain: Domain, key: Array, number: Int[Array, ""], state: Any) -> Draw:
-  draw = strategy.ask(jax.random.fold_in(key, number), state, domain)
+@functools.partial(jax.jit, static_argnums=0)
+def _tell(strategy: Strategy, state: Any, genes: Population, scores: Float[Array, "P M"]) -> Any:
+  """Selection: the state after the scores of a generation."""
+  return strategy.tell(state, genes, scores)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _ask(strategy: Strategy, domain: Domain, key: Array, number: int | Int[Array, ""], state: Any) -> Draw:
+  """Variation and repair: the next generation."""
+  draw = strategy.ask(jax.random.fold_in(jax.random.split(key)[1], number), state, domain)
   return draw._replace(genes=domain.space.canonical(draw.genes))
 
 

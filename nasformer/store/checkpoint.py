@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, saved by orbax; no other module knows orbax.
+"""Checkpoints of a training run, saved by orbax, by one process.
 
 A checkpoint is the folder `<directory>/<step>`: the arrays as orbax lays them out in `state/`, and `contents.json`,
 which lists every array with its type and shape and every file with its size and checksum. That list is written last, so
@@ -70,9 +70,10 @@ class Checkpoints:
       for path in folder.parent.glob("[0-9]*"):
         if path.name.isdecimal() and not (path / _CONTENTS).exists():
           shutil.rmtree(path)
-      options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
+      options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True, create=False,
+                                             multiprocessing_options=_alone())
       with ocp.CheckpointManager(folder.parent, options=options) as manager:
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), force=True)
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state))), force=True)
       files.write_json(folder / _CONTENTS, {"arrays": _arrays(state), "files": _files(folder)})
       for old in self.steps()[:-self.keep]:
         (self._folder(old) / _CONTENTS).unlink()
@@ -104,7 +105,7 @@ class Checkpoints:
     if mismatch:
       raise UserError(f"{folder}: the checkpoint is of another network ({mismatch}); choose another work directory,"
                       " or go back to the config that it was made with")
-    with _orbax(folder), ocp.StandardCheckpointer() as checkpointer:
+    with _orbax(folder), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
       return checkpointer.restore(folder / "state", jax.tree.map(_placed, target))
 
   def repair(self) -> list[pathlib.Path]:
@@ -170,6 +171,12 @@ def _mismatch(saved: dict[str, str], wanted: dict[str, str]) -> str:
   names = [name for name in {**wanted, **saved} if told(saved, name) != told(wanted, name)]
   more = f", and {len(names) - 1} more" if len(names) > 1 else ""
   return f"{names[0]} is {told(saved, names[0])} there and {told(wanted, names[0])} here{more}" if names else ""
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+  """Of several processes, the one that calls saves and restores, and waits for no other."""
+  me = jax.process_index()
+  return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

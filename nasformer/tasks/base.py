@@ -17,7 +17,7 @@
   `headline`                             the metric that networks are compared by in the end
 """
 
-from typing import Any
+from typing import Any, Mapping, Sequence
 
 from nasformer.types import UserError
 
@@ -41,3 +41,23 @@ def check_parts(task: str, info: Any, info_type: type, data: str, space: Any, sp
     raise UserError(f"the task {task!r} needs {data}, which the data set {info.name!r} is not")
   if not isinstance(space, space_type):
     raise UserError(f"the task {task!r} needs {what}, which {type(space).__name__} is not")
+
+
+def check_reach(kinds: Mapping[str, Any], names: Sequence[str], module: str, positions: int, what: str) -> None:
+  """Refuses attention kinds that cannot take what will come, be it after hours of training.
+
+  Args:
+    kinds: all kinds by name.
+    names: those of the module.
+    module: "encoder", "decoder" or "cross".
+    positions: most that will come there.
+    what: these positions, in words.
+
+  Raises:
+    UserError: one of the kinds has a `max_length` below that.
+  """
+  for name, kind in kinds.items():
+    longest = kind.longest(module) if name in names else None
+    if longest is not None and longest < positions:
+      raise UserError(f"kinds.{name}.max_length={longest} is shorter than the {positions} positions of {what}: raise it to"
+                      f" {positions}")

@@ -14,7 +14,7 @@ from nasformer.data.base import Info
 from nasformer.nets.encoder import EncoderTransformer
 from nasformer.nets.vision import Vision, VisionNet
 from nasformer.space.encoder import Encoder
-from nasformer.tasks.base import check_parts
+from nasformer.tasks.base import check_parts, check_reach
 from nasformer.tasks.classification import Classification
 from nasformer.types import UserError
 
@@ -37,10 +37,12 @@ class ImageClassification(Classification):
     """The network family for this data.
 
     Raises:
-      UserError: data or space are of another task.
+      UserError: data or space are of another task, or an attention kind is for fewer patches.
     """
     check_parts("image_classification", info, Info, "images", space, Encoder, "an encoder space")
-    return VisionNet(self.net, info.image_shape, info.num_classes, tuple(kinds.items()), info.mean, info.std)
+    net = VisionNet(self.net, info.image_shape, info.num_classes, tuple(kinds.items()), info.mean, info.std)
+    check_reach(kinds, space.kinds, "encoder", net.length, "an image")
+    return net
 
   def prepare(self, key: Array, batch: Batch) -> dict[str, Array]:
     """A training batch with its images augmented."""

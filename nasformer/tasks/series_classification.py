@@ -11,7 +11,7 @@ from nasformer.data.series import SeriesInfo
 from nasformer.nets.encoder import EncoderTransformer
 from nasformer.nets.sequence import Channels, SequenceNet
 from nasformer.space.encoder import Encoder
-from nasformer.tasks.base import check_parts
+from nasformer.tasks.base import check_parts, check_reach
 from nasformer.tasks.classification import Reader, SequenceClassification, refuse_grids
 from nasformer.types import UserError
 
@@ -24,12 +24,14 @@ class SeriesClassification(SequenceClassification):
     """The network family for this data.
 
     Raises:
-      UserError: data or space are of another task, or an attention kind is for images.
+      UserError: data or space are of another task, or an attention kind is for images or for shorter sequences.
     """
     check_parts("series_classification", info, SeriesInfo, "series with labels", space, Encoder, "an encoder space")
     refuse_grids(kinds, space.kinds)
-    return SequenceNet(self.net, Channels(info.mean, info.std), info.max_length, info.num_classes, tuple(kinds.items()),
-                       max(space.embed_dim))
+    net = SequenceNet(self.net, Channels(info.mean, info.std), info.max_length, info.num_classes, tuple(kinds.items()),
+                      max(space.embed_dim))
+    check_reach(kinds, space.kinds, "encoder", net.num_positions(net.max_length), "the longest series")
+    return net
 
   def deployed(self, network: EncoderTransformer, info: SeriesInfo, workdir: pathlib.Path) -> Reader:
     """What people use: (params, arrays) -> logits, an array [steps, channels] for each series, as it was measured."""

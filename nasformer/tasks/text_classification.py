@@ -10,7 +10,7 @@ from nasformer.data.texts import TextsInfo
 from nasformer.nets.encoder import EncoderTransformer
 from nasformer.nets.sequence import SequenceNet, Symbols
 from nasformer.space.encoder import Encoder
-from nasformer.tasks.base import check_parts
+from nasformer.tasks.base import check_parts, check_reach
 from nasformer.tasks.classification import Reader, SequenceClassification, refuse_grids
 from nasformer.types import UserError
 
@@ -23,12 +23,14 @@ class TextClassification(SequenceClassification):
     """The network family for this data.
 
     Raises:
-      UserError: data or space are of another task, or an attention kind is for images.
+      UserError: data or space are of another task, or an attention kind is for images or for shorter sequences.
     """
     check_parts("text_classification", info, TextsInfo, "texts with labels", space, Encoder, "an encoder space")
     refuse_grids(kinds, space.kinds)
-    return SequenceNet(self.net, Symbols(info.vocab_size), info.max_length, info.num_classes, tuple(kinds.items()),
-                       max(space.embed_dim))
+    net = SequenceNet(self.net, Symbols(info.vocab_size), info.max_length, info.num_classes, tuple(kinds.items()),
+                      max(space.embed_dim))
+    check_reach(kinds, space.kinds, "encoder", net.num_positions(net.max_length), "the longest text")
+    return net
 
   def deployed(self, network: EncoderTransformer, info: TextsInfo, workdir: pathlib.Path) -> Reader:
     """What people use: (params, list of texts) -> logits."""

@@ -19,7 +19,7 @@ from nasformer.nets.decoding import Decoding
 from nasformer.nets.translation import EOS, PAD, Pair, Sliced, Translation, TranslationNet, TranslationTransformer
 from nasformer.ops import bleu, losses
 from nasformer.space.translation import Translation as TranslationSpace
-from nasformer.tasks.base import check_parts
+from nasformer.tasks.base import check_parts, check_reach
 from nasformer.types import Params, TranslationSpec, UserError
 
 Batch = Mapping[str, Array | np.ndarray]
@@ -50,7 +50,7 @@ class TranslationTask:
     """The network family for this data.
 
     Raises:
-      UserError: data or space are of another task, or an attention kind cannot be where the space puts it.
+      UserError: data or space are of another task, or an attention kind cannot be where the space puts it, or is for less.
     """
     check_parts("translation", info, TextInfo, "sentence pairs", space, TranslationSpace, "an encoder-decoder space")
     for module, able in (("decoder", "causal"), ("cross", "cross")):
@@ -64,6 +64,11 @@ class TranslationTask:
         if len(getattr(space, f"{module}_heads")) > 1 and not kinds[name].can.divides:
           raise UserError(f"space.{module}_kinds: the heads of {name!r} cannot divide a fixed width, so space.{module}_heads"
                           " must be one number where it is used")
+    source = max(info.lengths[-1], self.net.count_length)
+    target = max(source, int(self.decoding.limit(info.lengths[-1])))
+    check_reach(kinds, space.placed["encoder"], "encoder", source, "the longest source (data.lengths)")
+    for module in ("decoder", "cross"):
+      check_reach(kinds, space.placed[module], module, target, "the longest translation (data.lengths, task.decoding)")
     widths = max(space.encoder_embed_dim), max(space.decoder_embed_dim)
     return TranslationNet(self.net, info.source_vocab, info.target_vocab, tuple(kinds.items()), widths)
 

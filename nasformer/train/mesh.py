@@ -9,8 +9,10 @@ from nasformer.types import UserError
 
 
 def data_mesh() -> Mesh:
-  """All devices of all processes along "data"; the axis "subnet", for populations, has size 1."""
-  return jax.make_mesh((1, jax.device_count()), ("subnet", "data"), axis_types=(AxisType.Auto,) * 2)
+  """All devices of all processes along "data", those of a process side by side, so that its share of a batch is one piece;
+  the axis "subnet", for populations, has size 1."""
+  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  return Mesh(np.array(devices)[None], ("subnet", "data"), axis_types=(AxisType.Auto,) * 2)
 
 
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
@@ -19,20 +21,23 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   Args:
     batch: tree of NumPy arrays, examples first; with several processes, this process's share of the rows.
     mesh: from `data_mesh`.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec("data"))
+  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def check_rows(rows: int, mesh: Mesh) -> None:
+  """Refuses a batch that cannot be spread evenly.
+
+  Args:
+    rows: examples of the batch, over all processes.
+    mesh: from `data_mesh`.
 
   Raises:
     UserError: the rows do not divide over the devices.
   """
-  sharding = NamedSharding(mesh, PartitionSpec("data"))
-  devices = len(sharding.addressable_devices)
-
-  def put(rows: np.ndarray) -> jax.Array:
-    if len(rows) % devices:
-      raise UserError(f"a batch of {len(rows)} examples does not divide over {devices} devices:"
-                      f" use a multiple of {devices}")
-    return jax.make_array_from_process_local_data(sharding, rows)
-
-  return jax.tree.map(put, batch)
+  if rows % mesh.size:
+    raise UserError(f"a batch of {rows} examples does not divide over {mesh.size} devices: use a multiple of {mesh.size}")
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -43,4 +48,12 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
       keys are not placed: hand them to the step as they are.
     mesh: from `data_mesh`.
   """
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  sharding = NamedSharding(mesh, PartitionSpec())
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
+def local(tree: PyTree) -> PyTree:
+  """What `replicate` placed, on the first device of this process; it shares the memory."""
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)

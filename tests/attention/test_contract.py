@@ -17,7 +17,7 @@ from nasformer.types import first_line
 SIZES = Sizes(embed_dim=12, num_heads=3, head_dim=4)
 CROSS = dataclasses.replace(SIZES, source_dim=7)
 LENGTH = 70  # longer than a chunk of any kind
-ALL = {"keep_heads": jnp.ones(3, bool), "keep_embed": jnp.ones(12, bool)}  # a masked network at its largest
+over_ways = pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
 ELASTIC = {"embed", "source", "heads", "head_dim", "ffn", None}
 
 
@@ -68,12 +68,23 @@ def _normal(seed, *shape):
 
 def _params(kind, sizes=SIZES):
   """Random parameters, biases too."""
-  values = {name: 0.5 * _normal(i, *tensor.shape) for i, (name, tensor) in enumerate(kind.params(sizes).items())}
-  return jax.tree.map(jnp.asarray, values)
+  return {name: np.float32(0.5) * _normal(i, *tensor.shape) for i, (name, tensor) in enumerate(kind.params(sizes).items())}
 
 
 def _prefix(lengths, size):
-  return jnp.arange(size) < jnp.array(lengths)[:, None]
+  return jnp.asarray(np.arange(size) < np.array(lengths)[:, None])
+
+
+def _masked(queries=(9, 9), keys=None, embed_dim=12, num_heads=3, is_causal=False):
+  """Context of a masked network, two examples of so many real tokens: one program of a kind serves all of them."""
+  length, (embed,), (heads,) = _length(is_causal), _prefix([embed_dim], 12), _prefix([num_heads], 3)
+  return Context(_prefix(queries, length), _prefix(keys or queries, length), keep_embed=embed, keep_heads=heads,
+                 causal=is_causal)
+
+
+def _length(is_causal):
+  """Of the two examples: causal ones are longer than a chunk of any kind."""
+  return LENGTH if is_causal else 9
 
 
 def _close(got, want, rtol=1e-4, atol=1e-5):
@@ -98,6 +109,13 @@ def test_tensors_initialise_as_declared(name, sizes):
     assert values.shape == tensor.shape and values.dtype == jnp.float32 and np.isfinite(values).all()
     assert len(tensor.axes) == len(tensor.shape) and set(tensor.axes) <= ELASTIC
   assert _kind(name).count(sizes, 5, 5).params == sum(math.prod(t.shape) for t in declared.values())
+
+
+def test_a_longest_length_is_told(name):
+  """It is the field `max_length`, and who has that field has a limit somewhere."""
+  kind = _kind(name)
+  limits = {kind.longest(module) for module in ("encoder", "decoder", "cross")} - {None}
+  assert limits == ({kind.max_length} if hasattr(kind, "max_length") else set())
 
 
 def _check_count(count_products, kind, sizes, queries, keys, is_causal):
@@ -129,28 +147,24 @@ def test_cross_count_equals_what_is_done(count_products, cross, queries, keys):
 ALIVE = [(12, 1), (5, 3), (7, 2)]  # embed_dim, num_heads
 
 
-@pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
-def test_masked_equals_sliced(request, name, is_causal):
-  kind = _kind(request.getfixturevalue("causal") if is_causal else name)
-  params, x, slope = _params(kind), _normal(50, 2, 9, 12), _normal(51, 2, 9, 12)
-  key_mask = _prefix([9, 5], 9)
-  for embed_dim, num_heads in ALIVE[-1:] if is_causal else ALIVE:
-    x = np.where(np.arange(12) < embed_dim, x, 0)
-    context = Context(key_mask=key_mask, keep_heads=jnp.arange(3) < num_heads, keep_embed=jnp.arange(12) < embed_dim,
-                      causal=is_causal)
-    sliced = {role: params[role][tuple(map(slice, tensor.shape))]
-              for role, tensor in kind.params(Sizes(embed_dim, num_heads, 4)).items()}
-    small, narrow = x[..., :embed_dim], Context(key_mask=key_mask, causal=is_causal)
-    got, out = _slopes(name)((params, x, x), slope, context)
-    if (embed_dim, num_heads) != ALIVE[-1]:  # one of each is cut; gradients where both are
-      _check_alive(np.asarray(out), _run(name)(sliced, small, small, narrow))
-      continue
-    want, small_out = _slopes(name)((sliced, small, small), slope[..., :embed_dim], narrow)
-    _check_alive(np.asarray(out), small_out)
-    for role, gradient in want[0].items():
-      _check_alive(np.asarray(got[0][role]), gradient)
-    for one, two in zip(got[1:], want[1:]):
-      _close(one[..., :embed_dim], two)
+@over_ways
+@pytest.mark.parametrize("alive", [*(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ALIVE[:2]), ALIVE[2]])
+def test_masked_equals_sliced(request, name, is_causal, alive):
+  """Values and gradients."""
+  kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
+  params, x, slope = _params(kind), _normal(50, 2, length, 12), _normal(51, 2, length, 12)
+  context, (embed_dim, num_heads) = _masked((9, 5), None, *alive, is_causal), alive
+  x = np.where(np.arange(12) < embed_dim, x, 0)
+  sliced = {role: params[role][tuple(map(slice, tensor.shape))]
+            for role, tensor in kind.params(Sizes(embed_dim, num_heads, 4)).items()}
+  small, narrow = x[..., :embed_dim], context.replace(keep_heads=None, keep_embed=None)
+  got, out = _slopes(name)((params, x, x), slope, context)
+  want, small_out = _slopes(name)((sliced, small, small), slope[..., :embed_dim], narrow)
+  _check_alive(np.asarray(out), small_out)
+  for role, gradient in want[0].items():
+    _check_alive(np.asarray(got[0][role]), gradient)
+  for one, two in zip(got[1:], want[1:]):
+    _close(one[..., :embed_dim], two)
 
 
 def _check_alive(got, want):
@@ -162,68 +176,81 @@ def _check_alive(got, want):
   assert not dead.any()
 
 
-def test_a_population_of_masks_equals_a_loop_and_jit_equals_eager(name):
+def test_a_population_of_masks_equals_a_loop(name):
   kind = _kind(name)
-  params, x, key_mask = _params(kind), _normal(52, 2, 9, 12), _prefix([9, 5], 9)
+  params, x = _params(kind), _normal(52, 2, 9, 12)
   embed, heads = (_prefix(sizes, most) for sizes, most in zip(zip(*ALIVE), (12, 3)))
-  context = lambda h, e: Context(key_mask=key_mask, keep_heads=h, keep_embed=e)
-  one = lambda h, e: kind(params, jnp.where(e, x, 0), jnp.where(e, x, 0), context(h, e))[0]
-  together = jax.jit(jax.vmap(one))(heads, embed)
-  for out, h, e in zip(together, heads, embed):
-    clean = np.where(e, x, 0)
-    _close(out, _slopes(name)((params, clean, clean), np.ones_like(x), context(h, e))[1])
-  _close(together[-1], one(heads[-1], embed[-1]))
+  clean = lambda e: jnp.where(e, x, 0)
+  one = lambda p, h, e: kind(p, clean(e), clean(e), _masked((9, 5)).replace(keep_heads=h, keep_embed=e))[0]
+  together = jax.jit(jax.vmap(one, (None, 0, 0)))(params, heads, embed)
+  for out, alive, e in zip(together, ALIVE, np.asarray(embed)):
+    inputs = params, np.where(e, x, 0), np.where(e, x, 0)
+    _close(out, _slopes(name)(inputs, np.ones_like(x), _masked((9, 5), None, *alive))[1])
+
+
+@pytest.mark.slow
+def test_jit_equals_eager(name):
+  context, x = _masked((9, 5), None, *ALIVE[-1]), np.where(np.arange(12) < ALIVE[-1][0], _normal(52, 2, 9, 12), 0)
+  params, x = jax.tree.map(jnp.asarray, (_params(_kind(name)), x))
+  _close(_slopes(name)((params, x, x), np.ones_like(x), context)[1], _kind(name)(params, x, x, context)[0])
 
 
 def test_heads_are_interchangeable(name):
   kind, order = _kind(name), np.array([2, 0, 1])
   params, x = _params(kind), _normal(53, 2, 9, 12)
-  shuffled = {role: functools.reduce(lambda a, i: a.take(order, i), np.flatnonzero(np.array(tensor.axes) == "heads"),
-                                     params[role]) for role, tensor in kind.params(SIZES).items()}
-  _close(_run(name)(shuffled, x, x, Context()), _run(name)(params, x, x, Context()))
+  shuffled = {role: functools.reduce(lambda a, i: np.take(a, order, i), np.flatnonzero(np.array(tensor.axes) == "heads"),
+                                     np.asarray(params[role])) for role, tensor in kind.params(SIZES).items()}
+  run = lambda params: _slopes(name)((params, x, x), np.ones_like(x), _masked())[1]
+  _close(run(shuffled), run(params))
 
 
 # -- padding and order -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+@over_ways
 def test_padding_and_batch_mates_change_nothing(request, name, is_causal):
-  kind = _kind(request.getfixturevalue("causal") if is_causal else name)
-  params, x = _params(kind), _normal(54, 2, 9, 12)
-  mask = _prefix([6, 9], 9)
-  context = Context(mask, mask, causal=is_causal)
-  out = np.asarray(_run(name)(params, x, x, context))
-  wild = np.where(mask[..., None], x, 1e4)
-  np.testing.assert_array_equal(_run(name)(params, wild, wild, context), out)
+  kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
+  params, x, context = _params(kind), _normal(54, 2, length, 12), _masked((6, 9), is_causal=is_causal)
+  run = lambda x: np.asarray(_slopes(name)((params, x, x), np.ones_like(x), context)[1])
+  out, mask = run(x), np.asarray(context.query_mask)
+  np.testing.assert_array_equal(run(np.where(mask[..., None], x, 1e4)), out)
   assert not out[~mask].any()
-  if kind.can.grid:  # the size of an image is no padding
-    return
+
+
+@pytest.mark.parametrize("is_causal", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["full", "causal"])
+def test_an_example_alone_is_the_same(request, name, is_causal):
+  kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
+  if kind.can.grid:
+    pytest.skip("the size of an image is no padding")
+  params, x = _params(kind), _normal(54, 2, length, 12)
+  out = _slopes(name)((params, x, x), np.ones_like(x), _masked((6, 9), is_causal=is_causal))[1]
   alone = x[:1, :6]
   _close(_run(name)(params, alone, alone, Context(causal=is_causal)), out[:1, :6])
 
 
-def test_padding_of_either_side_changes_nothing_in_cross_attention(cross):
+@pytest.mark.parametrize("row, queries, keys", [(0, 4, 7), pytest.param(1, 6, 3, marks=pytest.mark.slow)])
+def test_padding_of_either_side_changes_nothing_in_cross_attention(cross, row, queries, keys):
   params, x, source = _params(_kind(cross), CROSS), _normal(55, 2, 6, 12), _normal(56, 2, 9, 7)
   out = _run(cross)(params, x, source, Context(_prefix([4, 6], 6), _prefix([7, 3], 9)))
-  _close(_run(cross)(params, x[:1, :4], source[:1, :7], Context()), out[:1, :4])
-  _close(_run(cross)(params, x[1:], source[1:, :3], Context()), out[1:])
+  alone = _run(cross)(params, x[row:row + 1, :queries], source[row:row + 1, :keys], Context())
+  _close(alone, out[row:row + 1, :queries])
 
 
 def test_nothing_leaks_from_the_future(causal):
-  params, x = _params(_kind(causal)), _normal(57, 1, LENGTH, 12)
+  params, x, context = _params(_kind(causal)), _normal(57, 2, LENGTH, 12), _masked((LENGTH, LENGTH), is_causal=True)
   for first in (1, 20, 34, 35, LENGTH - 1):
-    slope = np.where(np.arange(LENGTH)[:, None] < first, _normal(58, 1, LENGTH, 12), 0)
-    (_, *grads), out = _slopes(causal)((params, x, x), slope, Context(causal=True))
+    slope = np.where(np.arange(LENGTH)[:, None] < first, _normal(58, 2, LENGTH, 12), 0)
+    (_, *grads), out = _slopes(causal)((params, x, x), slope, context)
     wild = np.where(np.arange(LENGTH)[:, None] == first, 1e4, x)
-    _, other = _slopes(causal)((params, wild, wild), slope, Context(causal=True))
+    _, other = _slopes(causal)((params, wild, wild), slope, context)
     np.testing.assert_array_equal(other[:, :first], out[:, :first])
     assert grads[1][:, :first].any() and not any(g[:, first:].any() for g in grads)
 
 
 def test_the_past_is_seen(causal):
-  params, x = _params(_kind(causal)), _normal(59, 1, LENGTH, 12)
-  slope = np.where(np.arange(LENGTH)[:, None] == LENGTH - 1, _normal(60, 1, LENGTH, 12), 0)
-  (_, _, source), _ = _slopes(causal)((params, x, x), slope, Context(causal=True))
+  params, x, context = _params(_kind(causal)), _normal(59, 2, LENGTH, 12), _masked((LENGTH, LENGTH), is_causal=True)
+  slope = np.where(np.arange(LENGTH)[:, None] == LENGTH - 1, _normal(60, 2, LENGTH, 12), 0)
+  (_, _, source), _ = _slopes(causal)((params, x, x), slope, context)
   assert np.asarray(source).any(-1).mean() > 0.8  # features may be zero by chance
 
 
@@ -235,27 +262,28 @@ def test_a_query_that_sees_no_key_gets_zero(name):
   kind = _kind(name)
   params = {role: tensor.init(jax.random.key(i), tensor.shape)
             for i, (role, tensor) in enumerate(kind.params(SIZES).items())}
-  x, context = _normal(61, 2, 9, 12), Context(key_mask=_prefix([0, 9], 9), **ALL)
-  grads, out = _slopes(name)((params, x, x), np.ones_like(x), context)
+  x = _normal(61, 2, 9, 12)
+  grads, out = _slopes(name)((params, x, x), np.ones_like(x), _masked(keys=(0, 9)))
   assert not out[0].any() and out[1].any()
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-@pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+@over_ways
 @pytest.mark.parametrize("scale", [0, 1e3])
 def test_extreme_inputs_stay_finite(request, name, scale, is_causal):
   kind = _kind(request.getfixturevalue("causal") if is_causal else name)
-  params, x = _params(kind), scale * _normal(62, 2, 9, 12)
+  params, x = _params(kind), scale * _normal(62, 2, _length(is_causal), 12)
   if scale == 0:
     params = {role: np.zeros_like(value) if role.endswith("bias") else value for role, value in params.items()}
-  context = Context(key_mask=_prefix([9, 5], 9), causal=is_causal, **ALL)
+  context = _masked((9, 9), (9, 5), is_causal=is_causal)
   assert all(np.isfinite(v).all() for v in jax.tree.leaves(_slopes(name)((params, x, x), np.ones_like(x), context)))
 
 
 def test_half_precision_comes_out_as_it_went_in(name):
   """With small weights: a softmax over large logits is as sharp as their rounding."""
-  params, x = jax.tree.map(lambda v: v / 2, _params(_kind(name))), jnp.asarray(_normal(63, 2, 9, 12), jnp.bfloat16)
+  params = {role: value / 2 for role, value in _params(_kind(name)).items()}
+  x = jnp.asarray(_normal(63, 2, 9, 12), jnp.bfloat16)
   out = _run(name)(params, x, x, Context())
   assert out.dtype == jnp.bfloat16
-  wide = x.astype(jnp.float32)
-  _close(out.astype(jnp.float32), _run(name)(params, wide, wide, Context()), 2e-2, 2e-2)
+  wide = np.asarray(x, np.float32)
+  _close(np.asarray(out, np.float32), _slopes(name)((params, wide, wide), np.ones_like(wide), _masked())[1], 2e-2, 2e-2)

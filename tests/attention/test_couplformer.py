@@ -52,7 +52,8 @@ def dense(kind, q, k, v, grid, real):
 
 
 @over_forms
-@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (1, 4), (1, 1)])
+@pytest.mark.parametrize("grid", [
+    (2, 3), *(pytest.param(grid, marks=pytest.mark.slow) for grid in ((3, 2), (1, 4), (1, 1)))])
 def test_equals_the_kronecker_product(kind, grid):
   """Values and gradients, with and without holes in the second image."""
   inputs, slope = draw(grid[0] * grid[1]), 1 + np.arange(5.0)

@@ -52,7 +52,7 @@ def _draw(kind, seed=0):
   return params, *(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 6, 3, 4), (2, 9, 3, 4)))
 
 
-@pytest.mark.parametrize("kind", [Eit(), DIRECT, FOLDED])
+@pytest.mark.parametrize("kind", [pytest.param(Eit(), marks=pytest.mark.slow), DIRECT, FOLDED])
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_starts_as_softmax_attention(kind, causal):
   params, q, k = _draw(kind)

@@ -86,8 +86,12 @@ def reference(kind, layers, x, causal):
   return outs
 
 
-@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("kind", [Evolving(0.7, 0.4, 0.2), Evolving(dilated=True)], ids=["maps", "dilated"])
+MAPS, DILATED = Evolving(0.7, 0.4, 0.2), Evolving(dilated=True)
+
+
+@pytest.mark.parametrize("kind, causal", [
+    (MAPS, False), (DILATED, True), pytest.param(MAPS, True, marks=pytest.mark.slow),
+    pytest.param(DILATED, False, marks=pytest.mark.slow)], ids=["maps", "dilated-causal", "maps-causal", "dilated"])
 def test_equals_the_definition(kind, causal):
   """Three layers, examples of two lengths: values, and gradients by everything."""
   layers, x, slope, lengths = [weights(kind, i) for i in range(3)], draw(50, 2, 7, 6), draw(51, 3, 2, 7, 6), (7, 4)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.attention import kernel
+from nasformer.attention import chunks, kernel
 from nasformer.attention.base import Context, Count, Sizes
 from nasformer.attention.favor import Favor, directions
 from nasformer.types import UserError
@@ -27,7 +27,7 @@ def _divisor(xp, total):
   return xp.where(total > 0, total, 1)
 
 
-@pytest.mark.parametrize("kind", [Favor(), Favor(features_per_dim=3, seed=5)])
+@pytest.mark.parametrize("kind", [Favor(), pytest.param(Favor(features_per_dim=3, seed=5), marks=pytest.mark.slow)])
 def test_equals_dense(check_dense, case, kind):
   check_dense(kind, _weights(kind), _divisor, case)
 
@@ -114,7 +114,7 @@ def test_reference_counts(length, products):
   """H (n + m) r d and H (n + m) r (e + 1); causal, in chunks of c, H n (c (r + e) + 2 r e + 2 r) for the latter."""
   count = Favor().core_count(LARGE, length, length, False)
   assert (count.params, count.products) == (0, products)
-  size = kernel.pieces(length, kernel.CHUNK)[1]
+  size = chunks.pieces(length, kernel.CHUNK)[1]
   causal = 8 * length * (2 * 256 * 64 + size * (256 + 64) + 2 * 256 * 64 + 2 * 256)
   assert Favor().core_count(LARGE, length, length, True).products == causal
 

@@ -98,8 +98,3 @@ def test_count_equals_what_is_done(count_products, queries, keys, causal):
   done = count_products(lambda *x: _sums(*x, None, causal), *shapes)
   count = kernel_count(HEADS, queries, keys, FEATURES, VALUE_DIM, causal)
   assert (count.params, count.products, count.elementwise) == (0, done, 0)
-
-
-def test_chunks_are_few_and_no_larger_than_needed():
-  """65 positions are cut into 33 + 33 and not into 64 + 64, which would nearly double the work."""
-  assert [kernel.pieces(length, 64) for length in (1, 64, 65, 128, 129)] == [(1, 1), (1, 64), (2, 33), (2, 64), (3, 43)]

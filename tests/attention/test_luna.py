@@ -110,7 +110,8 @@ def test_cross_attention_equals_the_definition():
   assert carry is None
 
 
-@pytest.mark.parametrize("length", [1, 64, 65, 150])
+@pytest.mark.parametrize("length", [
+    1, 150, *(pytest.param(length, marks=pytest.mark.slow) for length in (64, 65))])
 def test_the_causal_form_equals_its_definition(length):
   p, x = weights(SMALL), draw(50, 2, length, 6)
   close(ours(SMALL, p, x, x, Context(causal=True))[0], quick(jax.vmap(causal_reference, (None, 0)))(p, x))

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -91,8 +92,11 @@ def reference(kind, p, x, real, sees, causal):
   return jnp.where(sees.any(1, keepdims=True), out, 0)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("form", FORMS)
+ONCE = [("softmax", False), ("laplace", True), ("relu2", False), ("paper", True), ("chunks", True), ("one_chunk", False)]
+
+
+@pytest.mark.parametrize("form, causal", [
+    pytest.param(*each, marks=() if each in ONCE else pytest.mark.slow) for each in itertools.product(FORMS, (False, True))])
 def test_equals_the_definition(form, causal):
   """Values, and gradients by all parameters and the input; examples of two lengths."""
   kind = FORMS[form]
@@ -133,7 +137,8 @@ def test_cross_attention_equals_the_definition(activation):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, 64, 65, 150])
+@pytest.mark.parametrize("length", [
+    1, 150, *(pytest.param(length, marks=pytest.mark.slow) for length in (64, 65))])
 def test_the_average_in_chunks_is_the_average(causal, length):
   p, x = weights(Mega()), draw(50, 2, length, 6)
   want = quick(lambda p, x: jnp.stack([averages(Mega(), p, row, causal) for row in x]))(p, x)

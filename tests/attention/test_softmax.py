@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer.attention import softmax
 from nasformer.attention.base import Context, Count, Sizes
 from nasformer.attention.softmax import Softmax
 
@@ -63,3 +64,18 @@ def test_reference_counts(length, products):
   """H n m (d + e) at H = 8, d = e = 64; the causal form counts the full square; the queries are scaled."""
   for causal in (False, True):
     assert Softmax().core_count(LARGE, length, length, causal) == Count(0, products, 8 * length * 64)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_kernel_of_the_device_gives_the_same(monkeypatch, causal):
+  """The library's own form in place of a GPU's kernel, which takes the same arguments."""
+  q, k, v = (jnp.asarray(np.random.default_rng(i).normal(size=(2, 16, 3, 8)), jnp.float32) for i in range(3))
+  monkeypatch.setattr(softmax, "LONG", 16)
+  own = Softmax().attend({}, q, k, v, Context(causal=causal))
+  monkeypatch.setattr(softmax, "ready", lambda *_: True)
+  monkeypatch.setattr(softmax, "KERNEL", "xla")
+  np.testing.assert_allclose(Softmax().attend({}, q, k, v, Context(causal=causal)), own, atol=1e-5)
+
+
+def test_a_cpu_has_no_kernel():
+  assert not softmax.ready(*[jnp.zeros((1, 2, 1, 8), jnp.bfloat16)] * 2)

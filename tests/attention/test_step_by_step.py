@@ -118,7 +118,13 @@ def test_steps_of_a_row_do_not_know_the_others(name):
   out = stepwise(name, params, x, LENGTH + 2)
   wild = np.where(np.arange(3)[:, None, None] == 1, x, 1e4)
   np.testing.assert_array_equal(stepwise(name, params, wild, LENGTH + 2)[1], out[1])
-  close(stepwise(name, params, x[1:2], LENGTH), out[1:2])
+
+
+@pytest.mark.slow
+@over_causal
+def test_steps_of_a_row_alone_with_less_room_are_the_same(name):
+  params, x = weights(name, "self"), draw(51, 3, LENGTH, WIDTH)
+  close(stepwise(name, params, x[1:2], LENGTH), stepwise(name, params, x, LENGTH + 2)[1:2])
 
 
 @pytest.mark.parametrize("name", ["linear", "cosformer", "favor", "momentum", "luna", "forgetful", "gated_chunks"])
@@ -130,8 +136,12 @@ def test_a_state_does_not_grow_with_the_room(name):
 # -- cross-attention ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-@over_cross
+VARIANTS = [name for name in KINDS if name not in TABLE]
+
+
+@pytest.mark.parametrize("name, copies", [
+    pytest.param(name, copies, marks=pytest.mark.slow if name in VARIANTS and copies == 1 else ())
+    for name in KINDS if KINDS[name].can.cross for copies in (1, 2)])
 def test_looks_are_the_whole_pass(name, copies):
   params, x, source = weights(name, "cross"), draw(52, 3, LENGTH, WIDTH), draw(53, 3, copies * KEYS, SOURCE_WIDTH)
   mask = np.tile(MASK, (1, copies))
@@ -141,14 +151,21 @@ def test_looks_are_the_whole_pass(name, copies):
 
 
 @over_cross
-def test_looks_of_a_row_know_neither_padding_nor_the_others(name):
+def test_looks_do_not_know_padding(name):
   params, x, source = weights(name, "cross"), draw(54, 3, LENGTH, WIDTH), draw(55, 3, KEYS, SOURCE_WIDTH)
   out = looks(name, params, x, source, MASK, 1)
   np.testing.assert_array_equal(looks(name, params, x, np.where(MASK[..., None], source, 1e4), MASK, 1), out)
+
+
+@pytest.mark.slow
+@over_cross
+def test_looks_of_a_row_alone_are_the_same(name):
+  params, x, source = weights(name, "cross"), draw(54, 3, LENGTH, WIDTH), draw(55, 3, KEYS, SOURCE_WIDTH)
+  out = looks(name, params, x, source, MASK, 1)
   close(looks(name, params, x[1:2], source[1:2, :2], np.ones((1, 2), bool), 1), out[1:2])
 
 
-@pytest.mark.parametrize("run", [at_once, looks])
+@pytest.mark.parametrize("run", [at_once, pytest.param(looks, marks=pytest.mark.slow)])
 @over_cross
 def test_positions_begin_anew_in_every_copy(name, run):
   """So the order of the copies does not matter, a copy that is not seen does nothing, nor does seeing one twice."""

@@ -10,7 +10,9 @@ from nasformer.types import UserError
 
 FORMS = {"sum": Vicinity(), "product": Vicinity(form="product")}
 over_forms = pytest.mark.parametrize("form", FORMS)
-over_grids = pytest.mark.parametrize("grid, class_token", [((2, 3), 0), ((2, 3), 1), ((1, 5), 1), ((5, 1), 0), ((1, 1), 1)])
+over_grids = pytest.mark.parametrize("grid, class_token", [
+    ((2, 3), 1), ((5, 1), 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in (
+        ((2, 3), 0), ((1, 5), 1), ((1, 1), 1)))])
 
 
 @pytest.fixture(autouse=True)

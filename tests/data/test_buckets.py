@@ -131,6 +131,15 @@ def test_evaluation_sees_every_pair_once_in_order(split, batch_size):
   assert sorted(index for batch in batches for index in batch["index"] if index >= 0) == list(range(150))
 
 
+def test_only_lengths_that_occur_count(vocabularies):
+  """Batches of 16 rows, of the only length that there is, can be shared by 16 processes; those of 8 rows would not occur."""
+  split = make([12] * 40, [9] * 40, vocabularies)
+  assert split.rows_by_length(BATCH) == (32, 16, 8) and split.rows(BATCH) == (16,)
+  split.check(BATCH, 16, training=True)
+  with pytest.raises(UserError, match="batches of 16 sentence pairs, which 32 processes cannot share"):
+    split.check(BATCH, 32, training=True)
+
+
 def test_bad_sizes_are_told(split):
   for make_batches in (lambda **count: train_batches(split, 0, 0, **count), lambda **count: eval_batches(split, -1)):
     with pytest.raises(UserError, match="must be a positive number of padded target tokens"):

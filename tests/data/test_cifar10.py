@@ -226,6 +226,7 @@ def test_nothing_there(tmp_path):
     Cifar10().load(tmp_path)
 
 
+@pytest.mark.slow
 def test_real_copy(data_dir):
   splits = Cifar10().load(data_dir)
   assert splits.sizes["train"] == 45_000 and splits.sizes["val"] == 5_000

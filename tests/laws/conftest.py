@@ -4,6 +4,7 @@ feed them. A row of a known family is covered the day it is added; a new family 
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -28,46 +29,43 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
-class Blocks(VisionNet):
-  """The same network with compiled blocks, which all small networks share: op by op they would take minutes."""
+def portion(kinds, name, turn=0, least=1):
+  """A row's share of the kinds: rows of a family have all of them together, and as few each as that takes.
 
-  stem = jax.jit(VisionNet.stem, static_argnums=0)
-  attention = jax.jit(VisionNet.attention, static_argnums=(0, 1))
-  mlp = jax.jit(VisionNet.mlp, static_argnums=0)
-  head = jax.jit(VisionNet.head, static_argnums=0)
-
-
-def portion(kinds, number, least=1):
-  """Some of the kinds, one after another: so many that five rows, by their number, have them all."""
-  size = -(-len(kinds) // 5)
-  return tuple(kinds[(number * size + i) % len(kinds)] for i in range(min(max(size, least), len(kinds))))
+  Args:
+    kinds: to be shared out.
+    name: of the row.
+    turn: how many rows further the sharing begins.
+    least: how many kinds a row has in any case.
+  """
+  rows = rows_like(name)
+  number = (rows.index(name) + turn) % len(rows)
+  first, last = (len(kinds) * i // len(rows) for i in (number, number + 1))
+  return tuple(kinds[i % len(kinds)] for i in range(first, max(last, first + min(least, len(kinds)))))
 
 
 class Images:
   """Encoder spaces, and networks that classify images. A row has its portion of all kinds, unless some are named."""
 
-  spaces, supernet, num = Encoder, Supernet, 8
+  spaces, supernet, many = Encoder, Supernet, 8
   inputs = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 6, 2)), jnp.float32)
   other = inputs.at[1].set(255 - inputs[1])
 
-  def net(self, name, make=VisionNet):
-    return make(Vision(2), (4, 6, 2), 3, tuple(KINDS.items()), (100.0, 120.0), (60.0, 50.0))
+  def net(self, name):
+    return VisionNet(Vision(2), (4, 6, 2), 3, tuple(KINDS.items()), (100.0, 120.0), (60.0, 50.0))
 
   def shrunk(self, name, kinds):
     """The same class of space with short lists of small sizes."""
     mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
     heads = {"num_heads": (1, 3)} if SPACES[name].num_heads else {"head_budget": 6}
-    kinds = kinds or portion(tuple(KINDS), row_number(name, Encoder), 2)
-    return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=(1, 2, 3), head_dim=4, kinds=kinds, **heads, **mlp)
+    depth = (1, 2, 3) if kinds else (1, 2)
+    kinds = kinds or portion(tuple(KINDS), name, least=2)
+    return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=depth, head_dim=4, kinds=kinds, **heads, **mlp)
 
   def small(self, name, spec):
-    """Function of the small network's parameters -> logits, as it is called most quickly."""
-    network = EncoderTransformer(self.net(name, Blocks), spec)
+    """Function of the small network's parameters -> logits."""
+    network = EncoderTransformer(self.net(name), spec)
     return lambda params: network.apply({"params": params}, self.inputs)
-
-  def compiled(self, gradient):
-    """A function of one small network as it is called most quickly."""
-    return gradient
 
   def loss(self, logits):
     return smoothed_cross_entropy(logits, jnp.array([0, 2, 1]), 0.1).mean()
@@ -79,8 +77,8 @@ class Images:
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
   def few(self, name, this):
-    """The same space with its portion of the kinds."""
-    return dataclasses.replace(this, kinds=portion(this.kinds, row_number(name, self.spaces)))
+    """The same space with its portion of the kinds, and few layers."""
+    return dataclasses.replace(this, kinds=portion(this.kinds, name), depth=(2, 3))
 
   def grows(self, this, gene, cost):
     """Whether a network of this space costs more, and not only as much, with more of it."""
@@ -90,22 +88,19 @@ class Images:
 class Texts:
   """Networks that classify texts, of encoder spaces: named by a prefix, as the rows are those of images."""
 
-  spaces, supernet, num = Encoder, Supernet, 8
+  spaces, supernet, many = Encoder, Supernet, 8
   inputs = Rows(jnp.array([[5, 4, 2, 7, 1], [3, 6, 0, 0, 0], [0] * 5, [1, 2, 3, 8, 0]]), jnp.array([5, 2, 0, 4]))
   other = Rows(inputs.values.at[1].set(jnp.array([6, 2, 4, 8, 8])), inputs.length.at[1].set(3))
 
-  def net(self, name, make=SequenceNet):
-    return make(Sequence(2, "sinusoidal", "max"), Symbols(9), 6, 3, tuple(KINDS.items()), 10)
+  def net(self, name):
+    return SequenceNet(Sequence(2, "sinusoidal", "max"), Symbols(9), 6, 3, tuple(KINDS.items()), 10)
 
   def shrunk(self, name, kinds):
     return FAMILIES[0].shrunk(name, kinds)
 
   def small(self, name, spec):
     network = EncoderTransformer(self.net(name), spec)
-    return jax.jit(lambda params: network.apply({"params": params}, self.inputs))
-
-  def compiled(self, gradient):
-    return quick(gradient)
+    return lambda params: network.apply({"params": params}, self.inputs)
 
   def loss(self, logits):
     return smoothed_cross_entropy(logits, jnp.array([0, 2, 1, 1]), 0.1).mean()
@@ -118,7 +113,7 @@ class Translations:
   every kind in every module, every span, both norms and all ways to share embeddings.
   """
 
-  spaces, supernet, num = TranslationSpace, TranslationSupernet, 34
+  spaces, supernet, many = TranslationSpace, TranslationSupernet, 34
   inputs = Pair(jnp.array([[5, 4, 2, PAD], [9, 2, PAD, PAD], [PAD] * 4, [7, 8, 10, 2]]),
                 jnp.array([[5, 2, PAD, PAD], [3, 6, 4, 2], [PAD] * 4, [7, 7, 2, PAD]]))
   other = Pair(inputs.source.at[1].set(jnp.array([4, 3, 3, 2])), inputs.target.at[1].set(jnp.array([8, 2, PAD, PAD])))
@@ -130,20 +125,20 @@ class Translations:
     return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
 
   def net(self, name):
-    number = row_number(name, self.spaces)
+    number = rows_like(name).index(name)
     embeddings = ("joint", "decoder", "separate")[number % 3]
     config = Translation(("post", "pre")[number % 2], embeddings, ("relu", "gelu")[number // 2 % 2])
     return TranslationNet(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
 
   def shrunk(self, name, kinds):
-    number, fields = row_number(name, self.spaces), {}
-    kinds = kinds or tuple(KINDS)
-    for place, module in enumerate(self.modules, number):
-      heads = (1, 2) if place % 3 and len(kinds) > 1 else (2,)
-      fields |= {f"{module}_kinds": portion(self.able(module, kinds), place, 1 + place % 2), f"{module}_heads": heads}
-    span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((2, 3), (3,)))[number % 3]
+    number, fields = rows_like(name).index(name), {}
+    for turn, module in enumerate(self.modules):
+      able = self.able(module, kinds or KINDS)
+      fields[f"{module}_kinds"] = tuple(able) if kinds else portion(able, name, turn)
+      fields[f"{module}_heads"] = (1, 2) if (number + turn) % 3 == 1 and len(kinds) != 1 else (2,)
+    span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((1, 2), (2,)))[number % 3]
     widths = {"encoder_embed_dim": (6, 8), "decoder_embed_dim": (6, 8)}
-    if number % 3 or len(kinds) < 3:  # where the table of embeddings is not shared by both sides, or it must be quick
+    if number % 3 or kinds:  # where the table of embeddings is not shared by both sides, or it must be quick
       widths[list(widths)[number % 2]] = (8,)
     return dataclasses.replace(
         SPACES[name], encoder_depth=depth, decoder_depth=(1, 2), encoder_ffn_dim=(3, 5), decoder_ffn_dim=(3, 5), span=span,
@@ -152,9 +147,6 @@ class Translations:
   def small(self, name, spec):
     network, (source, target) = Sliced(self.net(name), spec), self.inputs
     return lambda params: network.decode(params, network.encode(params, source), source != PAD, target)
-
-  def compiled(self, gradient):
-    return quick(gradient)
 
   def loss(self, logits):
     real = self.inputs.target != PAD
@@ -169,8 +161,8 @@ class Translations:
 
   def few(self, name, this):
     fields = [f"{module}_kinds" for module in self.modules]
-    kinds = [portion(getattr(this, field), place) for place, field in enumerate(fields, row_number(name, self.spaces))]
-    return dataclasses.replace(this, **dict(zip(fields, kinds, strict=True)))
+    kinds = {field: portion(getattr(this, field), name, turn) for turn, field in enumerate(fields)}
+    return dataclasses.replace(this, encoder_depth=(3,), decoder_depth=(1, 2), **kinds)
 
   def grows(self, this, gene, cost):
     """Heads divide a fixed width, and encoder layers that are attended to have no parameters of their own."""
@@ -183,7 +175,7 @@ TEXTS, _TEXTS = "texts:", Texts()  # in front of a row: its networks read texts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-  """A small supernet of a row, parameters of which none is zero, a batch, and random genomes.
+  """A small supernet of a row, parameters of which none is zero, a batch, and genomes.
 
   Kinds share projections in every other row.
   """
@@ -207,24 +199,29 @@ class Case:
     """What the small networks say."""
     if "_slopes" in self.__dict__:
       return np.stack([logits for _, logits in self._slopes])
-    return np.stack([self._loss(spec)(self.supernet.derive(self.params, spec))[1] for spec in self.specs])
+    return np.stack([quick(self._small(spec))(self.params) for spec in self.specs])
 
   @property
   def grads(self):
-    """Gradients of the loss of the small networks."""
+    """Gradients of the loss of the small networks, by the parameters that they are cut out of."""
     return [gradient for gradient, _ in self._slopes]
 
   @functools.cached_property
   def _slopes(self):
-    slope = lambda spec, small: self.family.compiled(jax.grad(self._loss(spec), has_aux=True))(small)
-    return [slope(spec, self.supernet.derive(self.params, spec)) for spec in self.specs]
+    slope = lambda run: quick(jax.grad(lambda params: self.loss(run(params)), has_aux=True))
+    return [slope(self._small(spec))(self.params) for spec in self.specs]
 
   def loss(self, logits):
     return self.family.loss(logits), logits
 
-  def _loss(self, spec):
+  def _small(self, spec):
     network = self.family.small(self.name.removeprefix(TEXTS), spec)
-    return lambda small: self.loss(network(small))
+    return lambda params: network(self.supernet.derive(params, spec))
+
+  @functools.cached_property
+  def used(self):
+    """Compiled genes -> what this architecture uses of the parameters."""
+    return quick(self.supernet.used)
 
   @functools.cache
   def forward(self, form):
@@ -240,17 +237,19 @@ class Case:
 
 @functools.cache
 def make_case(name, kinds=(), num=None):
+  """With so many random genomes: a number, or "many", or as few as cover the space."""
   family, rng = family_of(name), np.random.default_rng(0)
   row = name.removeprefix(TEXTS)
-  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), row_number(row, family.spaces) % 2 == 1)
+  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), rows_like(row).index(row) % 2 == 1)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
-  return Case(name, family, supernet, params, jnp.asarray(draw(supernet.space, num or family.num)))
+  genes = {None: cover, "many": functools.partial(draw, num=family.many)}.get(num, functools.partial(draw, num=num))
+  return Case(name, family, supernet, params, genes(supernet.space))
 
 
-def row_number(name, family):
-  """Place of a row among those of its family."""
-  return [row for row, space in SPACES.items() if isinstance(space, family)].index(name)
+def rows_like(name):
+  """The rows of the same family, this one among them."""
+  return [row for row, space in SPACES.items() if isinstance(space, family_of(name).spaces)]
 
 
 def family_of(name):
@@ -265,6 +264,19 @@ def family_of(name):
 def draw(space, num):
   """Random genomes."""
   return np.asarray(quick(functools.partial(space.sample, num=num))(jax.random.key(0)))
+
+
+@functools.cache
+def cover(space):
+  """The smallest genome, the largest, and of random ones as few as make every choice that a layer or the whole can make."""
+  ends = [space.genome({gene.name: gene.values[place] for gene in space.genes}) for place in (0, -1)]
+  choices = lambda row: {(re.sub(r"\d+", "*", name), value) for name, value in space.values(row).items()}
+  rest = [(row, choices(row)) for row in draw(space, 100)]
+  found, missing = ends, set().union(*(made for _, made in rest)) - choices(ends[0]) - choices(ends[1])
+  while missing or len(found) < 3:
+    row, made = max(rest, key=lambda pair: len(pair[1] & missing))
+    found, missing = [*found, row], missing - made
+  return np.stack(found)
 
 
 @pytest.fixture(params=SPACES)
@@ -286,6 +298,13 @@ def full_size(name):
   return family_of(name), this, net, example
 
 
+@pytest.fixture(params=["few", pytest.param("many", marks=pytest.mark.slow)])
+def shared_out(request, full_size, name):
+  """The same with few layers, and kinds that the rows share out; or with many."""
+  family, this, *rest = full_size
+  return family, this if request.param == "many" else family.few(name, this), *rest
+
+
 @pytest.fixture(name="draw")
 def draw_fixture():
   """Function (space, number) -> random genomes."""
@@ -300,5 +319,5 @@ def case():
 
 @pytest.fixture(scope="session")
 def translations():
-  """The cases of all translation spaces."""
-  return [make_case(name) for name, space in SPACES.items() if isinstance(space, TranslationSpace)]
+  """Function (number of genomes) -> the cases of all translation spaces."""
+  return lambda num: [make_case(name, (), num) for name, space in SPACES.items() if isinstance(space, TranslationSpace)]

@@ -59,8 +59,12 @@ def test_pooling_is_over_real_positions(pooling):
   np.testing.assert_array_equal(got[1], 0)
 
 
-@pytest.mark.parametrize("config", [{}, {"patch_size": 2, "positions": "sinusoidal", "pooling": "max"}])
-@pytest.mark.parametrize("source, rows", [(Channels((1.0, -1.0), (2.0, 0.5)), SERIES), (Symbols(9), TEXTS)])
+PLAIN, OTHER = {}, {"patch_size": 2, "positions": "sinusoidal", "pooling": "max"}
+OF_SERIES, OF_TEXTS = (Channels((1.0, -1.0), (2.0, 0.5)), SERIES), (Symbols(9), TEXTS)
+
+
+@pytest.mark.parametrize("config, source, rows", [(OTHER, *OF_SERIES), (PLAIN, *OF_TEXTS), *(
+    pytest.param(*each, marks=pytest.mark.slow) for each in ((PLAIN, *OF_SERIES), (OTHER, *OF_TEXTS)))])
 def test_padding_changes_nothing(config, source, rows):
   """Neither its content, nor how much there is, nor an empty row, which gives finite logits."""
   run = drawn(make(source, **config), rows)

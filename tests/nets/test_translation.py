@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nasformer import attention, registry
+from nasformer.attention.base import Sizes
 from nasformer.nets.translation import (BOS, PAD, Pair, Sliced, Translation, TranslationNet, TranslationTransformer,
                                         sinusoids)
 from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec, UserError
@@ -18,6 +19,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 ABLE = [name for name, kind in KINDS.items() if kind.can.causal]
 over_kinds = pytest.mark.parametrize("kind", ABLE)
+SOME = ("cosformer", "evolving", "mega")  # by positions, by what travels up, by what the block adds to
 over_nets = pytest.mark.parametrize("norm, embeddings", [("post", "joint"), ("pre", "decoder"), ("post", "separate")])
 
 
@@ -34,6 +36,14 @@ def spec_of(kind):
   cross = kind if KINDS[kind].can.cross else "softmax"
   decoder = lambda heads, span: DecoderLayerSpec(kind, heads, 4 // heads, cross, heads, 4 // heads, span, 5)
   return TranslationSpec(6, 8, (LayerSpec(kind, 1, 4, 7), LayerSpec(kind, 2, 2, 5)), (decoder(2, 1), decoder(1, 2)))
+
+
+def brief(kind):
+  """The same kind in fewer layers: one of the decoder, or two where something travels up."""
+  spec = spec_of(kind)
+  carries = KINDS[kind].first_carry(Sizes(8, 2, 2, causal=True), 1, 1, jnp.float32) is not None
+  encoder = spec.encoder[0], dataclasses.replace(spec.encoder[1], kind="softmax")
+  return dataclasses.replace(spec, encoder=encoder, decoder=spec.decoder if carries else spec.decoder[1:])
 
 
 SPEC = spec_of("softmax")
@@ -127,7 +137,7 @@ def test_network_by_hand(norm, embeddings):
 @over_kinds
 def test_padding_and_batch_mates_change_nothing(kind):
   """What PAD is embedded as reaches no real position, and nor does another pair."""
-  spec = spec_of(kind)
+  spec = brief(kind)
   params = draw(SEPARATE, spec)
   out, real = np.asarray(run(SEPARATE, params, spec=spec)), np.asarray(PAIR.target != PAD)
   wild = params | {"ends": params["ends"] | {
@@ -141,7 +151,7 @@ def test_padding_and_batch_mates_change_nothing(kind):
 @over_kinds
 def test_only_earlier_tokens_are_seen(kind):
   """Logits of a position depend on the target before it, and on all of the source."""
-  spec = spec_of(kind)
+  spec = brief(kind)
   params = draw(SEPARATE, spec)
   out = run(SEPARATE, params, spec=spec)
   for place in range(4):
@@ -166,10 +176,10 @@ def stepwise(net, spec, room):
   return quick(run)
 
 
-@over_kinds
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in SOME else pytest.mark.slow) for kind in ABLE])
 def test_step_by_step_is_the_whole(kind):
-  """Whatever the room for the translation, and whoever else is in the batch."""
-  spec = spec_of(kind)
+  """Whatever the room for the translation, and whoever else is in the batch; of all kinds alone it is tested with them."""
+  spec = brief(kind)
   params, step = draw(SEPARATE, spec), stepwise(SEPARATE, spec, 7)
   want, real = np.asarray(run(SEPARATE, params, spec=spec)), np.asarray(PAIR.target != PAD)
   out = np.asarray(step(params, *PAIR))

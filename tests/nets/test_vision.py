@@ -84,7 +84,7 @@ def test_head_reads_the_mean_of_the_patches():
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("class_token", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_network_is_its_blocks_in_turn(class_token):
   net = make(class_token=class_token)
   params = draw(net)
@@ -115,7 +115,8 @@ def test_pixels_may_be_floats():
   np.testing.assert_array_equal(run(net, params), run(net, params, IMAGES.astype(np.float32)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=() if KINDS[kind].can.grid else pytest.mark.slow) for kind in KINDS])
 def test_bfloat16_is_close(kind):
   spec = EncoderSpec(6, (LayerSpec(kind, 2, 4, 5),))
   params = jax.tree.map(lambda leaf: leaf / 2, draw(make(), spec))
@@ -183,7 +184,7 @@ def test_noise_of_the_last_layer_is_right_on_average():
 # -- costs and mistakes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("class_token", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_counts_are_what_is_computed(kind, class_token, count_products):
   net, spec = make(class_token=class_token), EncoderSpec(6, (LayerSpec(kind, 2, 4, 5), LayerSpec(kind, 3, 4, 7)))

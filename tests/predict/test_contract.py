@@ -39,7 +39,7 @@ def predicted(name, inputs, targets, weights=None, of=None):
   return np.asarray(predict(predictor, model, jnp.asarray(inputs if of is None else of)))
 
 
-@pytest.fixture(params=["blocks", "means"])
+@pytest.fixture(params=["blocks", pytest.param("means", marks=pytest.mark.slow)])
 def rows(request, labelled):
   return labelled(NUM, request.param)
 
@@ -71,6 +71,7 @@ def test_rows_of_weight_0_change_nothing(name, labelled):
 
 
 @pytest.mark.parametrize("alone", ["jit", pytest.param("eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "nar" else name for name in TABLE])
 def test_vmap_equals_one_by_one(name, labelled, alone):
   predictor = make(name)
   if not predictor.jittable:

@@ -6,8 +6,9 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from nasformer.report import figures, palette
-from nasformer.report.layers import layers
+from nasformer.report.layers import _encoders, layers
 from nasformer.report.load import load
+from nasformer.types import EncoderSpec, LayerSpec
 
 KINDS = ["linear", "softmax"]
 
@@ -31,6 +32,13 @@ def test_layers_show_width_kind_and_heads_of_each_seed(workdir):
     assert [hexadecimal(bar.get_facecolor()) for bar in axes.patches] == shown
     assert axes.get_title("left") == (
         f"mixed, seed {model.seed}: {model.spec.depth} layers, width {model.spec.embed_dim}")
+
+
+@pytest.mark.parametrize("depth, words", [(1, "1 layer, width 8"), (2, "2 layers, width 8")])
+def test_the_number_of_layers_in_words(depth, words):
+  spec = EncoderSpec(8, (LayerSpec("softmax", 2, 4, 16),) * depth)
+  (axes,) = _encoders({spec: "mixed"}, [spec], ["softmax"]).axes
+  assert axes.get_title() == f"mixed: {words}"
 
 
 def test_a_translation_shows_every_module_of_encoder_and_decoder(workdir):

@@ -93,7 +93,7 @@ def test_tables_hold_the_numbers_of_the_results(plain):
     assert f"{100 * result['retrained']['test']['accuracy']:.2f}%" in text
 
 
-@over_tasks
+@pytest.mark.parametrize("task", ["text", pytest.param("images", marks=pytest.mark.slow)])
 def test_the_same_files_give_the_same_bytes(finished_page, task, tmp_path):
   path = shutil.copytree(finished_page(task), tmp_path / "run")
   page.write(path)
@@ -115,10 +115,12 @@ def test_what_has_not_run_yet_is_named(workdir, until, gaps):
   assert text.count("Not here yet") == gaps
 
 
-@pytest.mark.parametrize("options", [
-    {"generations": 1, "population": 1, "limits": {}}, {"arms": ("linear",), "seeds": (7,), "generations": 2}])
-def test_small_and_unusual_runs(any_workdir, options):
-  text = page.write(any_workdir(**options)).read_text()
+@pytest.mark.parametrize("task, options", [
+    ("images", {"generations": 1, "population": 1, "limits": {}}),
+    ("text", {"arms": ("linear",), "seeds": (7,), "generations": 2}),
+    ("series", {"generations": 1, "population": 1, "limits": {}, "arms": ("linear",), "seeds": (7,)})])
+def test_small_and_unusual_runs(workdir, task, options):
+  text = page.write(workdir(task=task, **options)).read_text()
   assert "nan" not in re.sub(r"<[^>]*>", " ", text).lower().split()
   assert ("No limit was set" in text) == ("limits" in options)
 

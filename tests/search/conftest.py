@@ -95,7 +95,7 @@ def scorer(space, value=quality):
   return lambda genes: Score(value(space, genes), {"loss": -quality(space, genes)}, "table")
 
 
-LIMITS = {"flops": 1.9e10, "params": 20}, {"flops": 3e10, "params": 50}
+LIMITS = {"flops": 2.5e10, "params": 30}, {"flops": 3e10, "params": 50}
 
 
 @pytest.fixture

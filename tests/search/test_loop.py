@@ -26,6 +26,11 @@ quick_strategies = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SMALL else name for name in TABLE])
 
 
+def domain_of(toy, name):
+  """The large domain; the small one, for which most is compiled already, for those that take long to compile."""
+  return toy.small if name in SMALL else toy.large
+
+
 def make(name):
   return lookup(TABLE, name)(**(SMALL[name] if name in SMALL else {}))
 
@@ -96,7 +101,7 @@ def test_the_front_is_repeated_from_a_log_where_scores_fail(toy, name):
 
 @strategies
 def test_limits_are_never_broken(toy, name):
-  domain = toy.large
+  domain = domain_of(toy, name)
   found = trials(search(domain, name, toy.scorer(domain.space)))
   genes = np.array([trial["genes"] for trial in found], np.int32)
   assert domain.meets(genes).all() and domain.space.contains(genes).all()
@@ -121,7 +126,7 @@ def test_a_failed_score_never_wins(toy, name):
 
 @strategies
 def test_same_key_same_trials(toy, name):
-  domain = toy.large
+  domain = domain_of(toy, name)
   one, two = (search(domain, name, toy.scorer(domain.space), 3, seed=4) for _ in range(2))
   assert one == two
   assert trials(one) != trials(search(domain, name, toy.scorer(domain.space), 3, seed=5))
@@ -140,7 +145,7 @@ def whole_search(domain, name, scorer):
 @pytest.mark.parametrize("kept", [0, 1, 2.5, 4])
 def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   """From a log through JSON that ends after, or in the middle of, a generation."""
-  domain = toy.large
+  domain = domain_of(toy, name)
   whole = whole_search(domain, name, toy.scorer)
   log = [json.loads(json.dumps(trial)) for trial in trials(whole)]
   sizes = collections.Counter(trial["generation"] for trial in log)
@@ -158,19 +163,19 @@ def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   assert sum(calls.values()) == 4 - int(kept)
 
 
-@quick_strategies
+@strategies
 def test_programs_compiled_do_not_depend_on_the_generations(toy, name):
   """A short search compiles all that a longer one needs."""
   compiled, counts = [], []
   jax.monitoring.register_event_duration_secs_listener(
       lambda event, _, **more: compiled.append(event) if event.endswith("backend_compile_duration") else None)
-  domain = dataclasses.replace(toy.make(1))  # a new one, for which nothing is compiled yet
-  jax.random.key(0)
+  jax.jit(lambda: 0)()
+  assert len(compiled) == 1
   for generations in (3, 8):
     compiled.clear()
-    search(domain, name, toy.scorer(domain.space), generations)
+    search(toy.small, name, toy.scorer(toy.small.space), generations)
     counts.append(len(compiled))
-  assert 1 <= counts[0] <= 3 and counts[1] == 0
+  assert counts[0] <= 5 and counts[1] == 0
 
 
 @strategies

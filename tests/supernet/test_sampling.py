@@ -118,8 +118,9 @@ def by_hand(toy, sampling, params, teacher_params, batch, keys):
 
 
 @pytest.mark.parametrize("sampling", [
-    Sampling(), Sampling(num_networks=3), Sampling("sandwich", 3), Sampling("sandwich", 3, True),
-    Sampling(num_networks=3, distill=True)], ids=lambda s: f"{s.rule}{s.num_networks}{'-distill' * s.distill}")
+    Sampling(), Sampling("sandwich", 3, True), Sampling(num_networks=3, distill=True),
+    *(pytest.param(each, marks=pytest.mark.slow) for each in (Sampling(num_networks=3), Sampling("sandwich", 3)))],
+    ids=lambda s: f"{s.rule}{s.num_networks}{'-distill' * s.distill}")
 def test_loss_and_gradient_by_hand(small, sampling):
   toy, keys = Toy(small.space, small.supernet.net), Keys(jax.random.key(1), jax.random.key(2))
   params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(small.space.num_genes, 48, 3)), jnp.float32)}

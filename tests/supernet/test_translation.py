@@ -122,7 +122,7 @@ def test_derived_tensors_by_hand(params):
   jax.tree.map(np.testing.assert_array_equal, derived, want)
 
 
-@pytest.mark.parametrize("norm, embeddings", [("post", "joint"), ("pre", "separate")])
+@pytest.mark.parametrize("norm, embeddings", [pytest.param("post", "joint", marks=pytest.mark.slow), ("pre", "separate")])
 def test_used_is_what_the_network_has(norm, embeddings):
   """As many numbers as it counts, and those that are cut out for it: their sum stays when all others are zero."""
   supernet = make(norm=norm, embeddings=embeddings)

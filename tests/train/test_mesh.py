@@ -41,8 +41,11 @@ mesh = meshes.data_mesh()
 assert dict(mesh.shape) == {"subnet": 1, "data": 2}
 rows = meshes.shard_batch(np.arange(8), mesh)
 assert [shard.data.tolist() for shard in rows.addressable_shards] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+assert [(x.tolist(), len(x.devices())) for x in meshes.local([rows, meshes.replicate(jnp.arange(3), mesh)])] == [
+    ([0, 1, 2, 3], 1), ([0, 1, 2], 1)]
+meshes.check_rows(8, mesh)
 try:
-  meshes.shard_batch({"x": np.zeros((7, 2))}, mesh)
+  meshes.check_rows(7, mesh)
 except UserError as error:
   assert "batch of 7 examples does not divide over 2 devices: use a multiple of 2" in str(error)
 else:
