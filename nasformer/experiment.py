@@ -118,8 +118,8 @@ class Search:
     arms: restrictions of the space that are searched apart and compared, by name; the first is the main one.
     baseline: restriction that hand-made networks (all layers alike) keep; the largest within the budget is compared.
     baseline_flops: budget of the hand-made network in FLOPs, where it is not that of the search.
-    margin: of the candidates within so many standard errors of the best accuracy the cheapest wins (by the first cost that is
-      minimised, or else by FLOPs); 0 takes the best.
+    margin: of the candidates within so many standard errors of the best accuracy the cheapest wins, by the first cost that is
+      minimised or else by FLOPs; 0 takes the best.
     batch_size: validation examples per pass; for sentence pairs, target tokens with their padding.
     chunk: members of a population that are mapped together; 0 measures which is fastest on an accelerator and takes 1
       on a CPU, where it is (experiments/bench/population.py).
@@ -141,6 +141,8 @@ class Search:
   chunk: int = 0
 
   def __post_init__(self):
+    names = tuple(name.strip() for some in self.minimise for name in some.split(","))  # as a flag has them
+    object.__setattr__(self, "minimise", names)
     if self.generations < 1 or self.batch_size < 1:
       raise UserError(f"generations={self.generations}, batch_size={self.batch_size}: both must be at least 1")
     if self.chunk < 0 or self.margin < 0:

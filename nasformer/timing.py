@@ -206,6 +206,21 @@ def _read(run: Run) -> list[dict]:
       raise UserError(f"{path} was measured for another {name}: {short(header[name])} there, {short(mine)} here; move it away"
                       " and run --stages=latency")
   for number, row in enumerate(rows, 2):
-    if not set(_NEEDED) <= row.keys() or None in [row[name] for name in _NEEDED]:
-      raise UserError(f"{path}: entry {number} lacks a latency: delete it, or move the table away and run --stages=latency")
+    trouble = _trouble(run.experiment.space, row)
+    if trouble:
+      raise UserError(f"{path}: entry {number} {trouble}: delete it, or move the table away and run --stages=latency")
   return rows
+
+
+def _trouble(space: Space, row: Mapping) -> str | None:
+  """What is wrong with a row."""
+  if not set(_NEEDED) <= row.keys() or None in [row[name] for name in _NEEDED]:
+    return "lacks a latency"
+  for name in _NEEDED[1:]:
+    if not isinstance(row[name], (int, float)) or not 0 < row[name] < float("inf"):
+      return f"has {name}={row[name]!r}, where a number above 0 is wanted"
+  sizes, genes = [len(gene.values) for gene in space.genes], row["genes"]
+  if not isinstance(genes, list) or len(genes) != len(sizes) or not all(
+      isinstance(gene, int) and 0 <= gene < size for gene, size in zip(genes, sizes)):
+    return "has genes that are not of this space"
+  return None

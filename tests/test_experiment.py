@@ -87,6 +87,10 @@ def test_a_score_leads_a_search_and_a_cost_does_not(name):
       close(search=Search(score=name))
 
 
+def test_objectives_as_a_flag_has_them():
+  assert Search(minimise=("flops,latency_ms", "params")).minimise == ("flops", "latency_ms", "params")
+
+
 def test_limits():
   assert Limits(params=1e6, latency_ms=2.0).counted() == {"params": 1e6}
   with pytest.raises(UserError, match="flops=0.0: a limit must be above 0; leave it out for none"):

@@ -106,6 +106,13 @@ def test_bad_tables_are_told(run, known, tmp_path, make_run):
   path.write_text("".join([*lines[:3], json.dumps({**row, "median_ms": None}) + "\n", *lines[4:]]))
   with pytest.raises(UserError, match="entry 4 lacks a latency"):
     timing.predicted(run)
+  for fields, told in (({"median_ms": float("nan")}, "has median_ms=nan, where a number above 0"),
+                       ({"reference_ms": 0.0}, "has reference_ms=0.0"), ({"p90_ms": "fast"}, "has p90_ms='fast'"),
+                       ({"genes": row["genes"][1:]}, "genes that are not of this space"),
+                       ({"genes": [9] * len(row["genes"])}, "genes that are not of this space")):
+    path.write_text("".join([*lines[:3], json.dumps({**row, **fields}) + "\n", *lines[4:]]))
+    with pytest.raises(UserError, match=f"entry 4 .*{told}"):
+      timing.predicted(run)
   scattered = [json.dumps({**json.loads(line), "p90_ms": 99}) + "\n" for line in lines[1:]]
   path.write_text("".join([lines[0], *scattered]))
   with pytest.raises(UserError, match=r"24 of 24 scattered by more than latency.spread=0.25"):
@@ -129,7 +136,8 @@ def test_a_predicted_limit_holds_when_it_is_measured(run, known, monkeypatch, co
   monkeypatch.setattr(stages, "Scorer", lambda run: scorer)
   monkeypatch.setattr(stages, "trained_supernet", lambda *_: {})
   search = Search(strategy=Evolution(population=8, num_parents=4, num_mutations=4, num_crossovers=4), generations=3,
-                  arms={"mixed": ""}, limits=Limits(latency_ms=2.45), latency="predicted", minimise=("latency_ms",), batch_size=64)
+                  arms={"mixed": ""}, limits=Limits(latency_ms=2.45), latency="predicted", minimise=("latency_ms",),
+                  batch_size=64)
   run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, search=search))
   with pytest.raises(UserError, match="run --stages=latency first"):
     stages.search(run)
