@@ -76,7 +76,7 @@ class Program:
   def start(self, *flags, **options):
     """The running process."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices), "XLA_FLAGS": QUICK,
-           "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+           "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if self.keeps else "1e9"}
     return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)

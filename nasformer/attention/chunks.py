@@ -57,7 +57,7 @@ def mapped(fn: Callable, xs: Tree, most: int) -> Tree:
   if number == 1:
     return fn(*xs)
   if at_once():
-    return _join(jax.checkpoint(jax.vmap(lambda x: fn(*x)), prevent_cse=False)(_cut(xs, number)), length)
+    return _join(jax.checkpoint(jax.vmap(lambda x: fn(*x)))(_cut(xs, number)), length)
   turn = jax.checkpoint(lambda _, x: (None, fn(*x)), prevent_cse=False)
   return _join(jax.lax.scan(turn, None, _cut(xs, number), unroll=2)[1], length)
 
@@ -69,7 +69,7 @@ def summed(fn: Callable, xs: Tree, most: int) -> Tree:
     return fn(*xs)
   cut = _cut(xs, number)
   if at_once():
-    parts = jax.checkpoint(jax.vmap(lambda x: fn(*x)), prevent_cse=False)(cut)
+    parts = jax.checkpoint(jax.vmap(lambda x: fn(*x)))(cut)
     return jax.tree.map(lambda x: x.sum(0), parts)
   turn = jax.checkpoint(lambda total, x: (jax.tree.map(jnp.add, total, fn(*x)), None), prevent_cse=False)
   return jax.lax.scan(turn, _nothing(lambda x: fn(*x), cut), cut, unroll=2)[0]

@@ -130,8 +130,8 @@ class Momentum(Linear):
 
   def _by_distance_from_the_end(self, v, context):
     """Values with the weights of their keys in the sequence (or in each of its copies) that they are in."""
-    size = v.shape[1] // context.copies
-    lengths = size if context.key_mask is None else context.key_mask[:, :size].sum(1, keepdims=True)
-    after = jnp.maximum(lengths - 1 - jnp.arange(v.shape[1]) % size, 0)
-    weights = self.gamma * jnp.asarray(self._powers(size)[1], masks.accumulator(v))[after]
+    real = jnp.ones((1, v.shape[1]), bool) if context.key_mask is None else context.key_mask
+    real = real.reshape(len(real), context.copies, -1)
+    after = jnp.maximum(jnp.cumsum(real[..., ::-1], -1)[..., ::-1] - 1, 0).reshape(len(real), -1)
+    weights = self.gamma * jnp.asarray(self._powers(real.shape[-1])[1], masks.accumulator(v))[after]
     return v.astype(weights.dtype) * weights[..., None, None]

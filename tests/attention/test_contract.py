@@ -287,3 +287,61 @@ def test_half_precision_comes_out_as_it_went_in(name):
   assert out.dtype == jnp.bfloat16
   wide = np.asarray(x, np.float32)
   _close(np.asarray(out, np.float32), _slopes(name)((params, wide, wide), np.ones_like(wide), _masked())[1], 2e-2, 2e-2)
+
+
+# -- sides, order and precision ----------------------------------------------------------------------------------------
+
+
+def _said(name, params, x, source, context):
+  """By the program of its gradients, which others here use too."""
+  return np.asarray(_slopes(name)((params, x, source), np.ones_like(x), context)[1])
+
+
+@over_ways
+def test_padding_in_front_is_like_padding_behind(request, name, is_causal):
+  """Of what knows no positions but by their distances."""
+  kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
+  if kind.can.grid or name == "cosformer" and not is_causal:
+    pytest.skip("places on a grid, or in a sequence whose length is its unit")
+  context, params = _masked((length - 3, length // 2), is_causal=is_causal), _params(kind)
+  x = np.where(context.query_mask[..., None], _normal(64, 2, length, 12), 1e4)
+  behind = _said(name, params, x, x, context)
+  x, mask = np.roll(x, 3, 1), jnp.roll(context.query_mask, 3, 1)
+  _close(_said(name, params, x, x, context.replace(query_mask=mask, key_mask=mask)), np.roll(behind, 3, 1))
+
+
+@pytest.mark.parametrize("name", ["softmax", "linear", "favor", "eit", "luna", "couplformer"])
+def test_the_order_of_keys_means_nothing(name):
+  """To kinds without positions, padding among them included."""
+  x, source, order = _normal(65, 2, 9, 12), _normal(66, 2, 9, 12), np.random.default_rng(0).permutation(9)
+  mask, params = np.arange(9) != np.array([[2], [5]]), _params(_kind(name))
+  run = lambda order: _said(name, params, x, source[:, order], _masked().replace(key_mask=jnp.asarray(mask[:, order])))
+  _close(run(order), run(np.arange(9)))
+
+
+def _turned(name, tensor):
+  """A parameter with the past and the future exchanged."""
+  if name == "distance_bias" and tensor.ndim == 2:  # T5's buckets: the past and no distance, then the future
+    return np.concatenate([tensor[:, :1], np.roll(tensor, tensor.shape[1] // 2, 1)[:, 1:]], 1)
+  if name == "position_bias":
+    return tensor[:, ::-1]
+  return tensor[::-1] if name in ("relative", "distance_bias") or name.startswith("ema_") else tensor
+
+
+def test_a_sequence_turned_round_gives_the_output_turned_round(name):
+  """With what kinds know of the past and the future exchanged."""
+  if name == "momentum":
+    pytest.skip("early keys gather more than late ones")
+  params, x = _params(_kind(name)), _normal(67, 2, 9, 12)
+  turned = {role: _turned(role, tensor) for role, tensor in params.items()}
+  _close(_said(name, turned, *[x[:, ::-1]] * 2, _masked()), _said(name, params, x, x, _masked())[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["vvt", "couplformer", "evolving", "luna", "mega"])
+def test_single_precision_is_enough(name):
+  """Of kinds that are compared with their dense forms in double precision only."""
+  params, x = _params(_kind(name)), _normal(68, 2, 9, 12)
+  with jax.enable_x64(True):
+    want = jax.jit(lambda p, x: _kind(name)(p, x, x, Context())[0])(*jax.tree.map(np.float64, (params, x)))
+    assert want.dtype == jnp.float64
+  _close(_said(name, params, x, x, _masked()), np.asarray(want))

@@ -101,3 +101,13 @@ def test_input_beyond_the_maximum_is_refused():
 def test_unknown_angle_is_refused():
   with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'own_length'"):  # the annotation may come first
     CosFormer(angle="own")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_weight_is_negative(causal):
+  """As long as positions stay below the maximum: a one-hot value shows the weight of its key."""
+  q, k = (np.abs(np.random.default_rng(seed).normal(size=(1, 9, 2, 4))) for seed in range(2))
+  v = np.tile(np.eye(9)[None, :, None], (1, 1, 2, 1))
+  with jax.enable_x64(True):
+    weights = np.asarray(jax.jit(CosFormer(max_length=9).attend)({}, q, k, v, Context(causal=causal)))
+  assert (weights >= 0).all() and (weights > 0).any((0, 2)).sum() == (45 if causal else 81)

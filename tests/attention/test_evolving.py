@@ -209,3 +209,16 @@ def test_count_of_the_dilated_form(count_products, causal):
 def test_shares_lie_between_0_and_1(field):
   with pytest.raises(UserError, match=f"evolving.{field}=1.5: it must lie between 0 and 1"):
     Evolving(**{field: 1.5})
+
+
+def test_heads_with_their_kernels_are_interchangeable():
+  """In the upper of two layers, whose kernel mixes the maps of the lower one."""
+  kind, turn = Evolving(0.7, 0.4, 0.2), np.array([1, 0])
+  layers, x = [weights(kind, i) for i in range(2)], draw(50, 2, 5, 6)
+
+  def shuffle(p):
+    axes = {name: np.flatnonzero(np.array(tensor.axes) == "heads") for name, tensor in kind.params(SIZES).items()}
+    return {name: functools.reduce(lambda a, i: a.take(turn, i), axes[name], value) for name, value in p.items()}
+
+  run = quick(lambda layers, x: stack(kind, layers, x)[0])
+  close(run([shuffle(p) for p in layers], x), run(layers, x))

@@ -122,3 +122,24 @@ def test_reference_counts(length, products):
 def test_a_number_of_features_must_be_positive():
   with pytest.raises(UserError, match="favor.features_per_dim=0: it must be at least 1"):
     Favor(0)
+
+
+# -- what else it is ---------------------------------------------------------------------------------------------------
+
+
+def test_the_released_stabiliser_lets_the_future_in():
+  """The largest exponent of all keys, beside an epsilon in every feature: an earlier output feels a key that has a large
+  one, as the direction itself has. Ours does not."""
+  x, omega = np.asarray(_normal(1, 80, 1, 16), np.float64), directions(0, 64, 16)
+  large = np.where(np.arange(80)[:, None, None] == 70, omega[np.square(omega).sum(1).argmax()] * 16**0.25, x)
+
+  def released(k):
+    phi_q, phi_k = (_features(np, Favor(), part) for part in (x, k))
+    phi_q, phi_k = phi_q / phi_q.max(-1, keepdims=True) + 1e-4, phi_k / phi_k.max((1, 3), keepdims=True) + 1e-4
+    weights = np.einsum("btnr,bsnr->bnts", phi_q, phi_k) * np.tri(80)
+    return np.einsum("bnts,bsne->btne", weights / weights.sum(-1, keepdims=True), x)
+
+  ours = jax.jit(lambda k: Favor().attend({}, *map(jnp.float32, (x, k, x)), Context(causal=True)))
+  np.testing.assert_allclose(ours(x)[:, :70], released(x)[:, :70], atol=0.1)
+  assert np.abs(released(large) - released(x))[:, :70].max() > 0.3
+  np.testing.assert_array_equal(ours(large)[:, :70], ours(x)[:, :70])

@@ -210,3 +210,11 @@ def test_parameters_by_hand():
 def test_a_memory_needs_a_slot():
   with pytest.raises(UserError, match="luna.memory_length=0: it must be at least 1"):
     Luna(0)
+
+
+@pytest.mark.parametrize("length, products", [(128, 10_485_760), (1024, 83_886_080)])
+def test_reference_counts_of_the_causal_form(length, products):
+  """5 n l C in all sums over l = 32 slots, and the squares inside chunks of 64: H n c 2 (d + l)."""
+  maps = 512**2 * (4 * length + 32)
+  inside = 8 * length * 64 * 2 * (64 + 32)
+  assert Luna(32).count(Sizes(512, 8, 64, causal=True), length, length, True).products == products + maps + inside

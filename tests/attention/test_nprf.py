@@ -8,7 +8,7 @@ import pytest
 
 from nasformer.attention import nprf
 from nasformer.attention.base import Context, Sizes
-from nasformer.attention.favor import directions
+from nasformer.attention.favor import Favor, directions
 from nasformer.attention.nprf import Nprf, fast_length, transform_count
 from nasformer.types import UserError
 
@@ -218,15 +218,38 @@ def test_count_equals_what_is_done(count_products, force, form, queries, keys, c
   assert count.products == done - shared and count.params == 2 + 2 * (15 if grid else 11)
 
 
-def test_reference_count(monkeypatch):
-  """H = 8, r = 32, d = e = 64, n = 1024: (n + m) r d and 2 r (e + 1) transforms of 2048; and, by element, 2 N r (e + 1) for
+@pytest.mark.parametrize("length, total", [(128, 102_137_856), (1024, 1_072_693_248)])
+def test_reference_counts(monkeypatch, length, total):
+  """H = 8, r = 32, d = e = 64: (n + m) r d and 2 r (e + 1) transforms of N = 2 n; and, by element, 2 N r (e + 1) for
   the filter, m r e for what keys hold and n r (e + 1) to read it, but that divisors are held like values here."""
   monkeypatch.setattr(nprf, "form", lambda *_: "transforms")
-  count = Nprf(max_distance=1023).core_count(Sizes(512, 8, 64), 1024, 1024, False)
-  assert count.products + count.elementwise - 8 * 1024 * 32 == 1_072_693_248
+  count = Nprf(max_distance=length - 1).core_count(Sizes(512, 8, 64), length, length, False)
+  assert count.products + count.elementwise - 8 * length * 32 == total
 
 
 @pytest.mark.parametrize("field", ["features", "max_distance"])
 def test_mistakes_are_told(field):
   with pytest.raises(UserError, match=f"nprf.{field}=0: it must be at least 1"):
     Nprf(**{field: 0})
+
+
+# -- what else it is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form, causal", [("pairs", False), ("sums", True), ("transforms", False)])
+def test_without_a_bias_it_is_favor_of_unit_vectors(force, form, causal):
+  """But for the scale d^(1/4) there, with d = 4."""
+  force(form)
+  kind, params, (q, k, v) = _draw(9, features=8)
+  params = {name: np.zeros_like(value) for name, value in params.items()}
+  unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True) * 4**0.25
+  with jax.enable_x64(True):
+    want = jax.jit(lambda *x: Favor(2).attend({}, *x, Context(causal=causal)))(unit(q), unit(k), v)
+    np.testing.assert_allclose(_run(kind, params, (q, k, v), causal, form), want, rtol=1e-9)
+
+
+def test_a_constant_comes_out_as_it_is(force):
+  force("pairs")
+  kind, params, (q, k, v) = _draw(9)
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(_run(kind, params, (q, k, np.full_like(v, 2.5)), False, "pairs"), 2.5, rtol=1e-9)

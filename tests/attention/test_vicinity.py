@@ -116,3 +116,25 @@ def test_count_with_a_class_token(count_products):
 def test_unknown_form_is_refused():
   with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'product'"):  # the annotation may come first
     Vicinity(form="manhattan")
+
+
+@over_forms
+def test_in_a_very_large_image_it_is_plain_relu_attention(form):
+  """Of five patches beside each other, which are all that is real: distances are next to nothing."""
+  q, k, v = (np.pad(x, ((0, 0), (0, 4091), (0, 0), (0, 0))) for x in draw(5))
+  relu = lambda x: np.maximum(x, 0)
+  w = np.einsum("btnh,bsnh->bnts", relu(q[:, :5]), relu(k[:, :5]))
+  want = np.einsum("bnts,bsne->btne", w / (w.sum(-1, keepdims=True) + 1e-12), v[:, :5])
+  real = jnp.broadcast_to(jnp.arange(4096) < 5, (3, 4096))
+  kind = Vicinity(form, epsilon=1e-12)
+  out = jax.jit(lambda *x: kind.attend({}, *x, Context(key_mask=real, grid=(1, 4096))))(q, k, v)
+  np.testing.assert_allclose(out[:, :5], want, rtol=1e-5, atol=1e-5)
+
+
+@over_forms
+def test_a_constant_comes_out_as_it_is(form):
+  """But for what is added to the divisor."""
+  q, k, v = map(np.abs, draw(7))
+  kind = Vicinity(form, epsilon=1e-12)
+  out = jax.jit(lambda *x: kind.attend({}, *x, Context(grid=(2, 3))))(q, k, np.full_like(v, 2.5))
+  np.testing.assert_allclose(out, 2.5, rtol=1e-9)

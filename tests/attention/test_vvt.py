@@ -9,8 +9,9 @@ from nasformer.attention.vvt import Vvt
 from nasformer.types import UserError
 
 SIZES = Sizes(6, 3, 4, grid=(2, 3))
-# Stages of the four released models: depths, widths, heads, MLP ratios; and millions of parameters.
-STAGES = {"tiny": ((2, 2, 2, 2), 12.88), "small": ((3, 3, 9, 3), 25.49), "medium": ((3, 3, 27, 3), 47.91)}
+# Of the four released models: depths and MLP ratios of their stages, and millions of parameters.
+STAGES = {"tiny": ((2, 2, 2, 2), (8, 8, 4, 4), 12.88), "small": ((3, 3, 9, 3), (8, 8, 4, 4), 25.49),
+          "medium": ((3, 3, 27, 3), (8, 8, 4, 4), 47.91), "large": ((4, 4, 36, 4), (4, 4, 4, 4), 61.85)}
 
 
 def _draw(kind, length=7):
@@ -50,8 +51,8 @@ def test_padding_does_not_reach_the_gate():
 def test_parameters_of_the_released_models(name):
   """Patch embeddings (7x7, then 3x3) with norms, blocks of two norms, attention, and an MLP with a depthwise 3x3
   convolution; a norm after each stage; and a linear head for 1000 classes."""
-  depths, millions = STAGES[name]
-  widths, heads, ratios = (96, 160, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4)
+  depths, ratios, millions = STAGES[name]
+  widths, heads = (96, 160, 320, 512), (1, 2, 5, 8)
   total, source, kernel = 512 * 1000 + 1000, 3, 7
   for depth, width, number, ratio in zip(depths, widths, heads, ratios, strict=True):
     total += kernel**2 * source * width + width + 2 * width + 2 * width
@@ -74,3 +75,27 @@ def test_reference_counts_of_the_core(length, products):
 def test_reduction_must_divide_the_heads():
   with pytest.raises(UserError, match="vvt.reduction=3 does not divide heads of width 4"):
     Vvt(reduction=3).params(SIZES)
+
+
+def test_equals_the_definition_in_double_precision():
+  """Values and gradients by everything, with a row of padding only."""
+  params, x = jax.tree.map(np.float64, _draw(Vvt()))
+  mask = np.arange(7) < np.array([7, 4, 0])[:, None]
+  context = Context(jnp.asarray(mask), jnp.asarray(mask), grid=(2, 3))
+
+  def dense(p, x):
+    mean = (x * mask[..., None]).sum(1) / np.maximum(mask.sum(1, keepdims=True), 1)
+    gate = jax.nn.sigmoid(jnp.maximum(mean @ p["gate_in"], 0) @ p["gate_out"])
+    heads = lambda name: jnp.einsum("btd,dnh->btnh", x, p[name]) + p[f"{name}_bias"]
+    q, k, v = jax.nn.relu(heads("query")), jax.nn.relu(heads("key")), heads("value")
+    places = np.array([[0, 0], *np.ndindex(2, 3)]) / [2, 3]
+    near = np.cos(np.pi / 2 * (places[:, None] - places)).sum(-1)
+    near[0] = near[:, 0] = 2  # a class token
+    w = jnp.einsum("btnh,bsnh->bnts", q, k) * near * mask[:, None, None]
+    out = jnp.einsum("bnts,bsne->btne", w / (w.sum(-1, keepdims=True) + 1e-4), v)
+    return (jnp.einsum("btne,ned->btd", out, p["out"]) + p["out_bias"]) * mask[..., None] * (1 + gate[:, None])
+
+  both = lambda run: jax.jit(jax.value_and_grad(lambda p, x: jnp.sin(run(p, x)).sum(), argnums=(0, 1)))(params, x)
+  with jax.enable_x64(True):
+    got, want = both(lambda p, x: Vvt()(p, x, x, context)[0]), both(dense)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want)

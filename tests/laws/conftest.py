@@ -14,7 +14,7 @@ import pytest
 
 from nasformer import attention, registry, space
 from nasformer.nets.encoder import EncoderTransformer
-from nasformer.nets.sequence import Rows, Sequence, SequenceNet, Symbols
+from nasformer.nets.sequence import Channels, Rows, Sequence, SequenceNet, Symbols
 from nasformer.nets.translation import PAD, Pair, Sliced, Translation, TranslationNet
 from nasformer.nets.vision import Vision, VisionNet
 from nasformer.ops.losses import smoothed_cross_entropy
@@ -85,25 +85,31 @@ class Images:
     return not (this.head_budget and gene.name == "depth")  # the same heads in more layers
 
 
-class Texts:
+class Texts(Images):
   """Networks that classify texts, of encoder spaces: named by a prefix, as the rows are those of images."""
 
-  spaces, supernet, many = Encoder, Supernet, 8
+  source = Symbols(9)
   inputs = Rows(jnp.array([[5, 4, 2, 7, 1], [3, 6, 0, 0, 0], [0] * 5, [1, 2, 3, 8, 0]]), jnp.array([5, 2, 0, 4]))
   other = Rows(inputs.values.at[1].set(jnp.array([6, 2, 4, 8, 8])), inputs.length.at[1].set(3))
 
   def net(self, name):
-    return SequenceNet(Sequence(2, "sinusoidal", "max"), Symbols(9), 6, 3, tuple(KINDS.items()), 10)
-
-  def shrunk(self, name, kinds):
-    return FAMILIES[0].shrunk(name, kinds)
-
-  def small(self, name, spec):
-    network = EncoderTransformer(self.net(name), spec)
-    return lambda params: network.apply({"params": params}, self.inputs)
+    return SequenceNet(Sequence(2, "sinusoidal", "max"), self.source, 6, 3, tuple(KINDS.items()), 10)
 
   def loss(self, logits):
     return smoothed_cross_entropy(logits, jnp.array([0, 2, 1, 1]), 0.1).mean()
+
+  def full_size(self, name):
+    this, _, _ = super().full_size(name)
+    net = SequenceNet(Sequence(), self.source, 128, 10, tuple(KINDS.items()), max(this.embed_dim))
+    return this, net, jax.eval_shape(lambda: Rows(self.source.example(1, 128), jnp.array([128])))
+
+
+class Series(Texts):
+  """The same of series of two channels."""
+
+  source = Channels((1.0, -1.0), (2.0, 0.5))
+  inputs = Texts.inputs._replace(values=jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 2)), jnp.float32))
+  other = Texts.other._replace(values=inputs.values.at[1].set(1 - inputs.values[1]))
 
 
 class Translations:
@@ -119,9 +125,9 @@ class Translations:
   other = Pair(inputs.source.at[1].set(jnp.array([4, 3, 3, 2])), inputs.target.at[1].set(jnp.array([8, 2, PAD, PAD])))
   modules = {"encoder": None, "decoder": "causal", "cross": "cross"}
 
-  def able(self, module, kinds):
-    """The kinds that can work in this module, where heads divide a fixed width."""
-    needs = ("divides", self.modules[module]) if self.modules[module] else ("divides",)
+  def able(self, module, kinds, divides=True):
+    """The kinds that can work in this module, where heads divide a fixed width or are always of one number."""
+    needs = [need for need in (self.modules[module], "divides" if divides else None) if need]
     return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
 
   def net(self, name):
@@ -132,10 +138,11 @@ class Translations:
 
   def shrunk(self, name, kinds):
     number, fields = rows_like(name).index(name), {}
+    divides = all(KINDS[kind].can.divides for kind in kinds)
     for turn, module in enumerate(self.modules):
-      able = self.able(module, kinds or KINDS)
+      able = self.able(module, kinds or KINDS, divides)
       fields[f"{module}_kinds"] = tuple(able) if kinds else portion(able, name, turn)
-      fields[f"{module}_heads"] = (1, 2) if (number + turn) % 3 == 1 and len(kinds) != 1 else (2,)
+      fields[f"{module}_heads"] = (1, 2) if (number + turn) % 3 == 1 and len(kinds) != 1 and divides else (2,)
     span, depth = (((1, 2), (2, 3)), ((1, 3), (3,)), ((1, 2), (2,)))[number % 3]
     widths = {"encoder_embed_dim": (6, 8), "decoder_embed_dim": (6, 8)}
     if number % 3 or kinds:  # where the table of embeddings is not shared by both sides, or it must be quick
@@ -170,7 +177,7 @@ class Translations:
 
 
 FAMILIES = (Images(), Translations())
-TEXTS, _TEXTS = "texts:", Texts()  # in front of a row: its networks read texts
+READERS = {"texts": Texts(), "series": Series()}  # in front of a row, with a colon: its networks read these
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,7 +222,7 @@ class Case:
     return self.family.loss(logits), logits
 
   def _small(self, spec):
-    network = self.family.small(self.name.removeprefix(TEXTS), spec)
+    network = self.family.small(row_of(self.name), spec)
     return lambda params: network(self.supernet.derive(params, spec))
 
   @functools.cached_property
@@ -239,7 +246,7 @@ class Case:
 def make_case(name, kinds=(), num=None):
   """With so many random genomes: a number, or "many", or as few as cover the space."""
   family, rng = family_of(name), np.random.default_rng(0)
-  row = name.removeprefix(TEXTS)
+  row = row_of(name)
   supernet = family.supernet(family.shrunk(row, kinds), family.net(row), rows_like(row).index(row) % 2 == 1)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
@@ -252,9 +259,14 @@ def rows_like(name):
   return [row for row, space in SPACES.items() if isinstance(space, family_of(name).spaces)]
 
 
+def row_of(name):
+  """Without what its networks read."""
+  return name.rpartition(":")[2]
+
+
 def family_of(name):
-  if name.startswith(TEXTS):
-    return _TEXTS
+  if ":" in name:
+    return READERS[name.partition(":")[0]]
   (found,) = [family for family in FAMILIES if isinstance(SPACES[name], family.spaces)] or [None]
   assert found, f"give {name} a family"
   return found
@@ -291,18 +303,24 @@ def this(name):
   return SPACES[name]
 
 
+@pytest.fixture(params=[*SPACES, *(f"{reader}:tiny" for reader in READERS)])
+def named(request):
+  """Every row in turn, and one with each of the other things that its networks may read."""
+  return request.param
+
+
 @pytest.fixture
-def full_size(name):
+def full_size(named):
   """The space with every kind; a network family, with genomes of the space, and the shape of one example."""
-  this, net, example = family_of(name).full_size(name)
-  return family_of(name), this, net, example
+  this, net, example = family_of(named).full_size(row_of(named))
+  return family_of(named), this, net, example
 
 
 @pytest.fixture(params=["few", pytest.param("many", marks=pytest.mark.slow)])
-def shared_out(request, full_size, name):
+def shared_out(request, full_size, named):
   """The same with few layers, and kinds that the rows share out; or with many."""
   family, this, *rest = full_size
-  return family, this if request.param == "many" else family.few(name, this), *rest
+  return family, this if request.param == "many" else family.few(row_of(named), this), *rest
 
 
 @pytest.fixture(name="draw")

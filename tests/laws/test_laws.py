@@ -19,8 +19,10 @@ quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",))  # a case whose MLP widths are multiples of the model's
 PRE, POST = ("ranknas_iwslt", ("linear",), 2), ("ranknas_wmt", ("softmax",), 2)  # by their norm
 TEXTS = ("texts:tiny", ("softmax", "cosformer", "evolving", "luna", "mega"))  # padded rows of unequal lengths
+SERIES = ("series:tiny", ("linear",), 3)
 CARRY = ("tiny", ("evolving", "linear"))  # a kind that passes something on, and one that lets it through
 CARRY_TEXTS = ("texts:tiny", ("luna", "linear"))  # another, of padded rows
+over_sequences = pytest.mark.parametrize("of", [TEXTS, SERIES], ids=["texts", "series"])
 over_forms = pytest.mark.parametrize("form", ["masked", "exact"])
 over_nums = pytest.mark.parametrize("num", [None, pytest.param("many", marks=pytest.mark.slow)], ids=["few", "many"])
 COSTS = (NumParams(), NumFlops())
@@ -48,8 +50,9 @@ def test_logits_are_those_of_the_sliced_network(case, name, form, num):
 
 
 @over_forms
-def test_logits_of_texts_are_those_of_the_sliced_network(case, form):
-  this = case(*TEXTS)
+@over_sequences
+def test_logits_of_sequences_are_those_of_the_sliced_network(case, of, form):
+  this = case(*of)
   close(np.stack([this.forward(form)(this.params, genes, this.inputs) for genes in this.genes]), this.logits)
 
 
@@ -66,8 +69,10 @@ def test_padding_further_changes_nothing(case, form):
 @over_forms
 @pytest.mark.parametrize("of", [
     RATIO, PRE, CARRY, CARRY_TEXTS, *(pytest.param(of, marks=pytest.mark.slow) for of in (
-        ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna",), 2)))
-], ids=["mlp_ratio", "translation", "carry", "texts", "ffn_dim", "translation_kinds", "translation_carry"])
+        ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna",), 2),
+        ("ranknas_iwslt", ("eit", "evolving"), 2)))
+], ids=["mlp_ratio", "translation", "carry", "texts", "ffn_dim", "translation_kinds", "translation_carry",
+        "translation_heads"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form):
   this = case(*of)
   for i, genes in enumerate(this.genes):
@@ -157,7 +162,16 @@ def compilations():
 
 @over_forms
 def test_one_compilation(case, name, form):
-  this = case(name)
+  check_one_compilation(case(name), form)
+
+
+@over_forms
+@over_sequences
+def test_one_compilation_of_sequences(case, of, form):
+  check_one_compilation(case(*of), form)
+
+
+def check_one_compilation(this, form):
   run, genomes = this.forward(form), list(this.genes)
   with compilations() as first:
     quick(lambda x: x + 1)(1)  # is seen, whatever has been compiled before

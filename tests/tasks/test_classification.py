@@ -7,12 +7,17 @@ import pytest
 
 from nasformer import attention, registry
 from nasformer.attention.softmax import Softmax
+from nasformer.data.base import Info
 from nasformer.data.sequences import Ragged, Split
 from nasformer.data.series import SeriesInfo
+from nasformer.data.texts import TextsInfo
 from nasformer.nets.encoder import EncoderTransformer
+from nasformer.nets.vision import Vision
 from nasformer.space.encoder import Encoder
 from nasformer.tasks.classification import Classification, refuse_grids
+from nasformer.tasks.image_classification import ImageClassification
 from nasformer.tasks.series_classification import SeriesClassification
+from nasformer.tasks.text_classification import TextClassification
 from nasformer.types import EncoderSpec, LayerSpec, UserError
 
 INFO = SeriesInfo("toy", 2, ("a", "b"), 8, (4, 8), "made up", (0.0,), (1.0,))
@@ -55,3 +60,18 @@ def test_kinds_for_images_are_refused_by_name():
   kinds = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
   with pytest.raises(UserError, match="space.kinds: 'vicinity' cannot be used here, it needs the patches of an image"):
     refuse_grids(kinds, ("softmax", "vicinity"))
+
+
+@pytest.mark.parametrize("name", attention.TABLE)
+def test_a_kind_is_taken_where_it_can_be_and_refused_by_name_elsewhere(name):
+  """Images take every kind, sequences all that need no grid of patches."""
+  kinds, space = {name: registry.lookup(attention.TABLE, name)()}, Encoder(embed_dim=(4,), kinds=(name,))
+  image = Info("toy", (8, 8, 1), 2, ("a", "b"), "made up", (0.0,), (1.0,))
+  text = TextsInfo("toy", 2, ("a", "b"), "bytes", 256, 8, (4, 8), "made up", "bytes")
+  assert dict(ImageClassification(net=Vision(patch_size=4)).build(image, space, kinds).kinds) == kinds
+  for task, info in ((SeriesClassification(), INFO), (TextClassification(), text)):
+    if not kinds[name].can.grid:
+      assert dict(task.build(info, space, kinds).kinds) == kinds
+    else:
+      with pytest.raises(UserError, match=f"space.kinds: '{name}' cannot be used here"):
+        task.build(info, space, kinds)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer import attention, registry
 from nasformer.attention.base import Can
 from nasformer.attention.softmax import Softmax
 from nasformer.data.numbers import Numbers
@@ -225,3 +227,21 @@ def test_a_vocabulary_that_is_not_the_networks_is_refused(splits, network, folde
     TASK.deployed(network, splits.info, tmp_path)
   with pytest.raises(UserError, match="bring it back, its fingerprint is abc"):
     TASK.deployed(network, dataclasses.replace(splits.info, fingerprint="abc"), folder)
+
+
+# -- every kind of the table -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", attention.TABLE)
+def test_a_kind_is_taken_where_it_can_be_and_refused_by_name_elsewhere(splits, name):
+  """Alone in each module, with one number of heads and with two."""
+  kind = registry.lookup(attention.TABLE, name)()
+  able = {"encoder": True, "decoder": kind.can.causal, "cross": kind.can.cross}
+  for module, heads in itertools.product(able, ((2,), (1, 2))):
+    fields = {f"{part}_kinds": (name,) if part == module else ("softmax",) for part in able} | {f"{module}_heads": heads}
+    build = lambda: TASK.build(splits.info, dataclasses.replace(SPACE, **fields), {"softmax": Softmax(), name: kind})
+    if able[module] and not kind.can.grid and (kind.can.divides or len(heads) == 1):
+      assert dict(build().kinds)[name] is kind
+    else:
+      with pytest.raises(UserError, match=f"space.{module}_kinds: .*'{name}' cannot "):
+        build()
