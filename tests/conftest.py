@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time goes to compiling
+QUICK = ("--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time goes to compiling
+         " --xla_cpu_prefer_vector_width=128")
 os.environ.setdefault("XLA_FLAGS", QUICK)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the other worker has the other core
 

@@ -11,15 +11,11 @@ import pytest
 from nasformer import evaluate, fitting, stages, workdir
 from nasformer.compilations import counted
 from nasformer.data.batching import eval_batches
-from nasformer.data.digits import Digits
 from nasformer.experiment import Limits, Search, Training
-from nasformer.nets.vision import Vision
 from nasformer.search.evolution import Evolution
 from nasformer.search.nsga2 import Nsga2
-from nasformer.space.tiny import Tiny
 from nasformer.store import files
 from nasformer.store.trials import TrialLog
-from nasformer.tasks.image_classification import ImageClassification
 from nasformer.train.optimizer import Optimizer
 from nasformer.types import Score, UserError
 
@@ -271,11 +267,10 @@ def test_a_search_without_a_survivor_is_told(scored, make_run, tmp_path, monkeyp
 
 
 def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_path, monkeypatch):
-  """Ten generations on the space of the quickstart compile what the first three compile, however many are new in each."""
+  """Ten generations compile what the first three compile, however many are new in each."""
   strategy = Evolution(population=24, num_parents=8, num_mutations=8, num_crossovers=8)
-  search = Search(strategy=strategy, generations=10, arms={"mixed": ""}, limits=Limits(flops=1.4e6), batch_size=16)
-  run = make_run(tmp_path, space=Tiny(), data=Digits(max_val=16), search=search,
-                 task=ImageClassification(net=Vision(patch_size=4)))
+  search = Search(strategy=strategy, generations=10, arms={"mixed": ""}, batch_size=64)
+  run = make_run(tmp_path, search=search)
   params = jax.jit(run.supernet.init)(jax.random.key(0))
   monkeypatch.setattr(stages, "trained_supernet", lambda *_: params)
   seen, append = [], TrialLog.append
@@ -283,7 +278,7 @@ def test_the_programs_of_a_search_do_not_grow_with_its_candidates(make_run, tmp_
     monkeypatch.setattr(TrialLog, "append", lambda log, trials: (seen.append(count.num), append(log, trials)))
     stages.search(run)
   (main,) = winners(tmp_path, "mixed")
-  assert main["asked"] == 24 + 9 * 16 and main["evaluated"] > 100 and len(seen) == 10
+  assert main["asked"] == 24 + 9 * 16 and main["evaluated"] > 60 and len(seen) == 10
   assert len(set(seen[2:])) == 1
   assert count.num <= seen[-1] + 1  # and the hand-made network
 
