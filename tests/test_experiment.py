@@ -32,7 +32,7 @@ def test_json_and_back():
   tree = json.loads(json.dumps(config.to_json(experiment)))
   assert config.from_json(Experiment, tree) == experiment
   assert tree["search"]["limits"] == {"params": None, "flops": 1e6, "latency_ms": None, "memory_mb": None,
-                                      "training_memory_mb": None}
+                                      "training_memory_mb": None, "attention_ms": None}
 
 
 def test_kinds_keep_their_settings_and_the_order_of_the_space():

@@ -74,6 +74,7 @@ def test_all_pieces_at_once_give_what_they_give_in_turn(monkeypatch, name, causa
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), at_once, in_turn)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="this compiler merges what is computed again with what was before")
 def test_pieces_at_once_are_not_kept_for_the_gradient(monkeypatch):
   """Of six layers whose features take 4 MB each; nothing is computed here."""
   monkeypatch.setattr(chunks, "at_once", lambda: True)

@@ -64,6 +64,7 @@ def best_linear(domain, name, scorer):
   return np.array(best)
 
 
+@pytest.mark.slow
 @quick_strategies
 def test_beats_chance_on_random_linear_objectives(toy, name):
   if name == "random":
