@@ -23,7 +23,7 @@ from nasformer.data.files import one_line
 from nasformer.experiment import Experiment
 from nasformer.fitting import alone, lone_fitting, named
 from nasformer.progress import bar
-from nasformer.score import counts, layers
+from nasformer.score import counts, layers, prices
 from nasformer.scoring import Scorer, supernet_fitting, trained_supernet
 from nasformer.search import loop as search_loop
 from nasformer.search import winner as choose
@@ -141,7 +141,7 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
   if run.experiment.search.attention_table is not None:
     path = run.experiment.search.attention_table
     times = layers.layers(JsonlWriter(path).read(), f"search.attention_table={path}", net.length, device())
-    tables["attention_ms"] = CostTable(narrow, tuple(counts.terms(narrow, times, layers.AttentionTime())), layers.UNIT_MS)
+    tables["attention_ms"] = CostTable(narrow, tuple(counts.terms(narrow, times, layers.AttentionTime())), prices.UNIT_MS)
   return Domain(narrow, tables, limits)
 
 
@@ -201,7 +201,7 @@ def _baseline(run: Run, domain: Domain, score: search_loop.ScoreFn, seed: int, m
 def _stopwatch(run: Run) -> Known:
   """Latency of candidates as it is; of winners that were predicted, on the machine as it was for the predictor."""
   if run.experiment.search.latency == "predicted":
-    measure = functools.partial(timing.AtUsualSpeed(run), run)
+    measure = timing.AtUsualSpeed(run)
   else:
     measure = lambda genes: timing.measure(run, genes)["median_ms"]
   return Known(measure, "median_ms", run.path / "latency_search.jsonl")

@@ -119,8 +119,8 @@ class AtUsualSpeed:
 
   run: Run
 
-  def __call__(self, run: Run, genes: Genes) -> float:
-    found = measure(run, genes, self._reference)
+  def __call__(self, genes: Genes) -> float:
+    found = measure(self.run, genes, self._reference)
     return found["median_ms"] * self._usual / found["reference_ms"]
 
   @functools.cached_property

@@ -148,7 +148,7 @@ def test_a_predicted_limit_holds_when_it_is_measured(run, known, monkeypatch, co
   for row in (main, baseline):
     genes = np.array(row["genes"], np.int32)
     assert row["predicted_ms"] == table.exact(genes) <= 2.45
-  assert timing.AtUsualSpeed(run)(run, np.array(main["genes"], np.int32)) <= 2.45
+  assert timing.AtUsualSpeed(run)(np.array(main["genes"], np.int32)) <= 2.45
   before = contents(run.path)
   run.winner.unlink()
   stages.search(run)

@@ -4,7 +4,7 @@ budget of FLOPs. It is the text task of Long Range Arena (Tay et al. 2021) and o
 `full` has the sizes and the 20,000 updates of 32 texts of Long Range Arena, and a budget of attention heads for the depth; it
 wants an accelerator.
 
-`medium` takes a GPU some minutes: 4,000 updates, mixed attention and softmax only.
+`medium` is for one GPU: 4,000 updates, mixed attention and softmax only.
 
 `small` is cut down for two CPU cores: mixed attention and softmax only, and less than one pass over the texts.
 

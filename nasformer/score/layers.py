@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Mapping, Sequence
 
 import numpy as np
 
+from nasformer.score.prices import UNIT_MS
 from nasformer.types import UserError
 
-UNIT_MS = 1e-6  # prices are whole nanoseconds
 _FORMS = {"attention": "bidirectional", "encoder_attention": "bidirectional", "decoder_attention": "causal",
           "decoder_cross": "cross"}
 

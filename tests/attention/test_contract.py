@@ -87,7 +87,7 @@ def _length(is_causal):
   return LENGTH if is_causal else 9
 
 
-def _close(got, want, rtol=1e-4, atol=2e-5):
+def _close(got, want, rtol=1e-4, atol=1e-5):
   """Close in float32; large gradients and outputs are judged by their largest entry."""
   np.testing.assert_allclose(got, want, rtol, atol * max(1, np.abs(want).max()))
 
@@ -150,16 +150,17 @@ ALIVE = [(12, 1), (5, 3), (7, 2)]  # embed_dim, num_heads
 @over_ways
 @pytest.mark.parametrize("alive", [*(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ALIVE[:2]), ALIVE[2]])
 def test_masked_equals_sliced(request, name, is_causal, alive):
-  """Values and gradients."""
+  """Values and gradients, in double precision: both forms round differently."""
   kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
-  params, x, slope = _params(kind), _normal(50, 2, length, 12), _normal(51, 2, length, 12)
+  params, x, slope = jax.tree.map(np.float64, (_params(kind), _normal(50, 2, length, 12), _normal(51, 2, length, 12)))
   context, (embed_dim, num_heads) = _masked((9, 5), None, *alive, is_causal), alive
   x = np.where(np.arange(12) < embed_dim, x, 0)
   sliced = {role: params[role][tuple(map(slice, tensor.shape))]
             for role, tensor in kind.params(Sizes(embed_dim, num_heads, 4)).items()}
   small, narrow = x[..., :embed_dim], context.replace(keep_heads=None, keep_embed=None)
-  got, out = _slopes(name)((params, x, x), slope, context)
-  want, small_out = _slopes(name)((sliced, small, small), slope[..., :embed_dim], narrow)
+  with jax.enable_x64(True):
+    got, out = _slopes(name)((params, x, x), slope, context)
+    want, small_out = _slopes(name)((sliced, small, small), slope[..., :embed_dim], narrow)
   _check_alive(np.asarray(out), small_out)
   for role, gradient in want[0].items():
     _check_alive(np.asarray(got[0][role]), gradient)

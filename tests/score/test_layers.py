@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from nasformer.score import counts, layers
+from nasformer.score import counts, layers, prices
 from nasformer.search.costs import CostTable
 from nasformer.space.encoder import Encoder
 from nasformer.types import UserError
@@ -17,7 +17,7 @@ SPACE = Encoder(embed_dim=(16,), depth=(1, 2), num_heads=(2, 4), head_dim=8, ffn
 def test_layers_add_up_along_a_line_in_logarithms():
   """At 128 tokens softmax takes 4 ms where a layer is 512 wide, linear sqrt(8): its last measurement counts."""
   terms = counts.terms(SPACE, layers.layers(ROWS, "table", 128, "here"), layers.AttentionTime())
-  cost = CostTable(SPACE, tuple(terms), layers.UNIT_MS)
+  cost = CostTable(SPACE, tuple(terms), prices.UNIT_MS)
   for genes in np.asarray(SPACE.sample(jax.random.key(0), 8)):
     expected = sum({"softmax": 4.0, "linear": 8**0.5}[layer.kind] * layer.num_heads * 8 / 512 for layer in SPACE.decode(genes).layers)
     assert cost.exact(genes) == pytest.approx(expected, rel=1e-4)
