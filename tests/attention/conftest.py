@@ -1,6 +1,5 @@
 """Dense references: every core is o_i = Σ_j w_ij v_j / divisor(Σ_j w_ij), with its own w, here written out."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ def case(request):
 
 
 def dense(xp, weights, divisor, case, inputs, length_q, length_k):
-  """The reference; xp is numpy, or jax.numpy to be differentiated."""
+  """The reference."""
   params, q, k, v = inputs
   seen = [[[j < length and (not case.causal or j <= i + case.keys - case.queries) for j in range(case.keys)]
            for i in range(case.queries)] for length in length_k]
@@ -55,7 +54,7 @@ def lengths(case):
 
 
 def mask(length, size):
-  return jnp.arange(size) < jnp.array(length)[:, None]
+  return jnp.arange(size) < jnp.asarray(length)[:, None]
 
 
 def attend(kind, case, inputs, length_q, length_k):
@@ -65,33 +64,55 @@ def attend(kind, case, inputs, length_q, length_k):
   return kind.attend(*inputs, context)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def dense_slopes(weights, divisor, case, inputs, slope):
-  """Gradients of Σ slope · reference; forms of one kind share the program."""
-  return jax.grad(lambda i: (slope * dense(jnp, weights, divisor, case, i, *lengths(case))).sum())(inputs)
+def slopes_along(dense, inputs, slope):
+  """Derivatives of Σ slope · dense(inputs) along random directions, three for every array, and the directions.
+
+  By imaginary steps, whose results are exact, in numpy: a dense form need not be compiled.
+  """
+  leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, inputs))
+  rng, found = np.random.default_rng(2), []
+  for number, way in ((number, rng.normal(size=leaf.shape)) for number, leaf in enumerate(leaves) for _ in range(3)):
+    out = dense(tree.unflatten([leaf + 1e-30j * way if i == number else leaf for i, leaf in enumerate(leaves)]))
+    total = sum((s * np.imag(o)).sum() for s, o in zip(*map(jax.tree.leaves, (slope, out)), strict=True))
+    found.append((number, way, total / 1e-30))
+  return found
 
 
 @pytest.fixture
-def check_dense():
+def check_slopes():
+  """Function (gradients, dense, inputs, slope): those of Σ slope · dense(inputs); they are compared along directions."""
+
+  def check(grads, dense, inputs, slope, rtol=1e-10):
+    grads = jax.tree.leaves(grads)
+    for number, way, want in slopes_along(dense, inputs, slope):
+      parts = np.asarray(grads[number]) * way
+      np.testing.assert_allclose(parts.sum(), want, rtol, rtol * np.abs(parts).sum() + 1e-13)
+
+  return check
+
+
+@pytest.fixture
+def check_dense(check_slopes):
   """Function that compares a kind with its dense form in float64: values with and without masks, and gradients."""
 
   def check(kind, weights, divisor, case):
     inputs = draw(kind, case)
     part_q, part_k = lengths(case)
-    modes = ((None, None), (None, part_k), (part_q, part_k))
     slope = np.random.default_rng(1).normal(size=(BATCH, case.queries, SIZES.num_heads, VALUE_DIM))
-    slope *= np.asarray(mask(part_q, case.queries))[..., None, None]
 
-    @jax.jit
-    def everything(inputs):
-      outs = [attend(kind, case, inputs, *mode) for mode in modes]
-      return outs, jax.grad(lambda i: (slope * attend(kind, case, i, *modes[2])).sum())(inputs)
+    def loss(inputs, *lengths):
+      out = attend(kind, case, inputs, *lengths)
+      return (slope * out * mask(lengths[0], case.queries)[..., None, None]).sum(), out
 
+    everything = jax.jit(lambda inputs, *lengths: (attend(kind, case, inputs, None, None),
+                                                   *jax.grad(loss, has_aux=True)(inputs, *lengths)))
     with jax.enable_x64(True):
-      outs, *grads = *everything(inputs), dense_slopes(weights, divisor, case, inputs, slope)
-    for out, (length_q, length_k) in zip(outs, modes):
-      compare(out, weights, divisor, case, inputs, length_q, length_k, rtol=1e-10, atol=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *grads)
+      for length_q in ([case.queries] * BATCH, part_q):
+        plain, grads, out = everything(inputs, jnp.array(length_q), jnp.array(part_k))
+        compare(out, weights, divisor, case, inputs, length_q, part_k, rtol=1e-10, atol=1e-12)
+    compare(plain, weights, divisor, case, inputs, None, None, rtol=1e-10, atol=1e-12)
+    definition = lambda inputs: dense(np, weights, divisor, case, inputs, part_q, part_k)
+    check_slopes(grads, definition, inputs, slope * np.asarray(mask(part_q, case.queries))[..., None, None])
 
   return check
 

@@ -107,7 +107,7 @@ def test_grid_equals_dense(force, form, grid, class_token):
   ours = lambda *i: KIND.attend(*i[:-2], Context(key_mask=i[-1], grid=i[-2]))
   with jax.enable_x64(True):
     both = [_slopes(attend, grid, inputs, real) for attend in (ours, _on_grid)]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *both)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), *both)
 
 
 # -- properties --------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_only_differences_of_the_bias_count(force, form, causal):
   with jax.enable_x64(True):
     out = _run(kind, params, inputs, causal, form)
     more = _run(kind, params | {"position_bias": params["position_bias"] + 20}, inputs, causal, form)
-  np.testing.assert_allclose(more, out, rtol=1e-9)
+  np.testing.assert_allclose(more, out, rtol=1e-10)
 
 
 @over_grid_forms
@@ -143,7 +143,7 @@ def test_the_length_of_queries_and_keys_does_not_count(force, form):
   kind, params, (q, k, v) = _draw(9)
   with jax.enable_x64(True):
     out = _run(kind, params, (q, k, v), False, form)
-    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, form), out, rtol=1e-9)
+    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, form), out, rtol=1e-10)
 
 
 @over_forms
@@ -156,7 +156,7 @@ def test_a_bias_that_ends_is_a_window(force, form):
   with jax.enable_x64(True):
     out = _run(kind, params, (q, k, v), False, form)
     np.testing.assert_allclose(_run(kind, params, (q, np.where(far, -k, k), np.where(far, 9, v)), False, form)[:, :5],
-                               out[:, :5], rtol=1e-9)
+                               out[:, :5], rtol=1e-10)
 
 
 def test_early_rows_of_a_rising_causal_bias_are_exact(monkeypatch):
@@ -183,7 +183,7 @@ def test_all_forms_give_the_same_over_many_blocks(force):
       force(form)
       found.append(slopes((params, (q, k, v)), form))
   for other in found[1:]:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), other, found[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), other, found[0])
 
 
 def test_the_form_follows_the_sizes():
@@ -245,11 +245,11 @@ def test_without_a_bias_it_is_favor_of_unit_vectors(force, form, causal):
   unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True) * 4**0.25
   with jax.enable_x64(True):
     want = jax.jit(lambda *x: Favor(2).attend({}, *x, Context(causal=causal)))(unit(q), unit(k), v)
-    np.testing.assert_allclose(_run(kind, params, (q, k, v), causal, form), want, rtol=1e-9)
+    np.testing.assert_allclose(_run(kind, params, (q, k, v), causal, form), want, rtol=1e-10)
 
 
 def test_a_constant_comes_out_as_it_is(force):
   force("pairs")
   kind, params, (q, k, v) = _draw(9)
   with jax.enable_x64(True):
-    np.testing.assert_allclose(_run(kind, params, (q, k, np.full_like(v, 2.5)), False, "pairs"), 2.5, rtol=1e-9)
+    np.testing.assert_allclose(_run(kind, params, (q, k, np.full_like(v, 2.5)), False, "pairs"), 2.5, rtol=1e-10)

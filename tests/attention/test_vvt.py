@@ -98,4 +98,4 @@ def test_equals_the_definition_in_double_precision():
   both = lambda run: jax.jit(jax.value_and_grad(lambda p, x: jnp.sin(run(p, x)).sum(), argnums=(0, 1)))(params, x)
   with jax.enable_x64(True):
     got, want = both(lambda p, x: Vvt()(p, x, x, context)[0]), both(dense)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, want)
