@@ -145,12 +145,13 @@ def test_a_constant_comes_out_as_it_is(form):
 
 
 def test_clamps_by_hand():
-  """On 2 x 2 patches the angles are 0 and π/4: with equal keys of 1, φ(k) sums up to (2 + √2) in cosines and √2 in sines."""
-  ones = np.ones((1, 4, 1, 1))
-  cosine, sine = 2 + 2**0.5, 2**0.5
-  for v, state in ((2.0, (2 * cosine, 2 * sine)), (-1e-5, (-1e-4, -1e-4)), (4e3, (1e4, 4e3 * sine)), (0.0, (0, 0))):
-    sums = 2 * state[0] + 0 * state[1], 2 * (state[0] + state[1]) / 2**0.5  # queries at (0, 0) and at (1, 1)
-    total = 2 * cosine + 1e-4, 2 * (cosine + sine) / 2**0.5 + 1e-4
-    want = [np.sign(v) * np.clip(abs(one) / two, 1e-4, 1e4) for one, two in zip(sums, total)]
-    out = said(Vicinity(reference_clamps=True), ones, ones, v * ones, grid=(2, 2))[0, :, 0, 0]
-    np.testing.assert_allclose(out[jnp.array([0, 3])], want, rtol=1e-12)
+  """Of 2 x 2 patches, whose angles are 0 and π/4: equal keys of 1 sum up to 2 + √2 in cosines and √2 in sines."""
+  kind, ones, (cosines, sines) = Vicinity(reference_clamps=True), np.ones((1, 4, 1, 1)), (2 + 2**0.5, 2**0.5)
+  clamp = lambda x: np.sign(x) * np.clip(np.abs(x), 1e-4, 1e4)
+  for q, v in ((1, 2), (1, -1e-5), (1, 4e3), (1e4, 0.7), (1, 0)):  # nothing, small states, large ones, a large divisor, zeros
+    out, first, last = said(kind, q * ones, ones, v * ones, grid=(2, 2))[0, :, 0, 0], 2 * q, 2**0.5 * q
+    held = clamp(v * cosines), clamp(v * sines)
+    np.testing.assert_allclose(out[0], clamp(clamp(first * held[0]) * clamp(1 / (first * cosines + 1e-4))), rtol=1e-12)
+    np.testing.assert_allclose(out[3], clamp(clamp(last * sum(held)) * clamp(1 / (last * (cosines + sines) + 1e-4))), rtol=1e-12)
+  moved = said(kind, ones, ones, -1e-5 * ones, grid=(2, 2))
+  np.testing.assert_allclose(moved, -1e-4 * ones, rtol=1e-12)
