@@ -183,6 +183,17 @@ def test_a_decoder_needs_one_direction_only():
   np.testing.assert_array_equal(*(said(Mega(), q, x, x, Context(causal=True)) for q in (p, cut)))
 
 
+@pytest.mark.parametrize("form", ["laplace", "chunks"])
+def test_queries_are_the_last_positions(form):
+  """Fewer than there are keys, and more: the first of those see nothing, whatever they are."""
+  kind, x = FORMS[form], draw(50, 2, 9, 6)
+  longer = np.concatenate([draw(51, 2, 4, 6), x], axis=1)
+  whole, last, more = jax.jit(lambda p, x, longer: [
+      kind(p, each, x, Context(residual=each + 1, causal=True))[0] for each in (x, x[:, 6:], longer)])(weights(kind), x, longer)
+  close((last, more[:, 4:]), (whole[:, 6:], whole))
+  assert not more[:, :4].any()
+
+
 def test_averages_carry_over_what_chunks_keep_apart():
   p, x = weights(Mega(chunk_size=4)), draw(50, 1, 8, 6)
   run = lambda x: said(Mega(chunk_size=4), p, x, x, Context(causal=True))
