@@ -122,14 +122,15 @@ def check_precision():
   """Function that compares a kind in float32 and in bfloat16 with its dense form in float64."""
 
   def check(kind, weights, divisor):
-    for case in SQUARE:
-      length_q, length_k = lengths(case)
-      for dtype, rtol, atol in ((jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 2e-2, 2e-2)):
-        inputs = jax.tree.map(lambda x: jnp.asarray(x, dtype), draw(kind, case))
-        out = jax.jit(lambda i: attend(kind, case, i, length_q, length_k))(inputs)
-        assert out.dtype == dtype
-        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
-        compare(out, weights, divisor, case, exact, length_q, length_k, rtol, atol)
+    runs = [(case, jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), draw(kind, case)))
+            for case in SQUARE for dtype in (jnp.float32, jnp.bfloat16)]
+    outs = jax.jit(lambda every: [attend(kind, case, inputs, *lengths(case)) for (case, _), inputs in zip(runs, every)])(
+        [inputs for _, inputs in runs])
+    for (case, inputs), out in zip(runs, outs, strict=True):
+      assert out.dtype == inputs[1].dtype
+      tolerances = (1e-4, 1e-5) if out.dtype == jnp.float32 else (2e-2, 2e-2)
+      exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
+      compare(out, weights, divisor, case, exact, *lengths(case), *tolerances)
 
   return check
 
