@@ -33,13 +33,17 @@ def close(got, want, rtol=1e-10):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def stack(kind, layers, x, context=Context(), source=None):
+def stack(kind, layers, x, context=Context()):
   """Layers on top of each other: outputs of all, each the input of the next, and what the last passes on."""
-  outs, carry = [], None
-  for p in layers:
-    out, carry = kind(p, x, x if source is None else source, context, carry)
-    outs, x = [*outs, out], x + out
-  return jnp.stack(outs), carry
+
+  def turn(below, p):
+    x, carry = below
+    out, carry = kind(p, x, x, context, carry)
+    return (x + out, carry), out
+
+  first = kind.first_carry(SIZES, len(x), x.shape[1], x.dtype)
+  (_, carry), outs = jax.lax.scan(turn, (x, first), jax.tree.map(lambda *each: jnp.stack(each), *layers))
+  return outs, carry
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -121,8 +125,16 @@ def test_equals_the_definition(check_slopes, kind, causal):
 def test_the_last_queries_equal_the_definition(queries, keys):
   """What lies before the first query or the first key is a border of the picture."""
   layers, x, source = [weights(DILATED, i) for i in range(2)], draw(50, 1, queries, 6), draw(51, 1, keys, 6)
-  outs, _ = stack(DILATED, layers, x, Context(causal=True), source)
-  close(outs[:, 0], np.stack(reference(DILATED, layers, x[0], True, source[0])))
+
+  @jax.jit
+  def run(layers, x, source):
+    outs, carry = [], None
+    for p in layers:
+      out, carry = DILATED(p, x, source, Context(causal=True), carry)
+      outs, x = [*outs, out], x + out
+    return jnp.stack(outs)
+
+  close(run(layers, x, source)[:, 0], np.stack(reference(DILATED, layers, x[0], True, source[0])))
 
 
 # -- properties --------------------------------------------------------------------------------------------------------

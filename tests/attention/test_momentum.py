@@ -192,8 +192,8 @@ def test_tokens_one_by_one_gather_the_same_momentum():
     return out
 
   def stepwise(params, x):
-    states, outs = [kind.begin(p, 2, 5, x.dtype) for p in params], []
-    for position in range(5):
+    states, outs = [kind.begin(p, 2, 3, x.dtype) for p in params], []
+    for position in range(3):
       carry = None
       for number, p in enumerate(params):
         out, states[number], carry = kind.step(p, x[:, position, None], states[number], jnp.int32(position), carry)
@@ -201,7 +201,7 @@ def test_tokens_one_by_one_gather_the_same_momentum():
     return jnp.concatenate(outs, axis=1)
 
   with jax.enable_x64(True):
-    np.testing.assert_allclose(*jax.jit(lambda *inputs: (stepwise(*inputs), whole(*inputs)))(params, x), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(*jax.jit(lambda *inputs: (stepwise(*inputs), whole(*inputs)))(params, x[:, :3]), rtol=1e-10, atol=1e-12)
 
 
 def test_equal_outputs_of_two_layers_have_gradients():
