@@ -53,14 +53,14 @@ def lengths(case):
   return [queries, queries, (queries + 1) // 2, queries], [keys, (keys + 1) // 2, keys, 0]
 
 
-def mask(length, size):
-  return jnp.arange(size) < jnp.asarray(length)[:, None]
+def mask(length, size, xp=np):
+  return xp.arange(size) < xp.asarray(length)[:, None]
 
 
 def attend(kind, case, inputs, length_q, length_k):
   """What the kind itself says, given lengths or None."""
-  context = Context(None if length_q is None else mask(length_q, case.queries),
-                    None if length_k is None else mask(length_k, case.keys), causal=case.causal)
+  context = Context(None if length_q is None else mask(length_q, case.queries, jnp),
+                    None if length_k is None else mask(length_k, case.keys, jnp), causal=case.causal)
   return kind.attend(*inputs, context)
 
 
@@ -102,17 +102,17 @@ def check_dense(check_slopes):
 
     def loss(inputs, *lengths):
       out = attend(kind, case, inputs, *lengths)
-      return (slope * out * mask(lengths[0], case.queries)[..., None, None]).sum(), out
+      return (slope * out * mask(lengths[0], case.queries, jnp)[..., None, None]).sum(), out
 
     everything = jax.jit(lambda inputs, *lengths: (attend(kind, case, inputs, None, None),
                                                    *jax.grad(loss, has_aux=True)(inputs, *lengths)))
     with jax.enable_x64(True):
       for length_q in ([case.queries] * BATCH, part_q):
-        plain, grads, out = everything(inputs, jnp.array(length_q), jnp.array(part_k))
+        plain, grads, out = everything(inputs, np.array(length_q), np.array(part_k))
         compare(out, weights, divisor, case, inputs, length_q, part_k, rtol=1e-10, atol=1e-12)
     compare(plain, weights, divisor, case, inputs, None, None, rtol=1e-10, atol=1e-12)
     definition = lambda inputs: dense(np, weights, divisor, case, inputs, part_q, part_k)
-    check_slopes(grads, definition, inputs, slope * np.asarray(mask(part_q, case.queries))[..., None, None])
+    check_slopes(grads, definition, inputs, slope * mask(part_q, case.queries)[..., None, None])
 
   return check
 
@@ -138,7 +138,7 @@ def check_precision():
 def compare(out, weights, divisor, case, inputs, length_q, length_k, rtol, atol):
   """Rows of real queries equal the dense form, and are exactly zero where there is no key to see."""
   length_q, length_k = length_q or [case.queries] * BATCH, length_k or [case.keys] * BATCH
-  out, real = np.asarray(out, np.float64), np.asarray(mask(length_q, case.queries))
+  out, real = np.asarray(out, np.float64), mask(length_q, case.queries)
   want = dense(np, weights, divisor, case, inputs, length_q, length_k)
   np.testing.assert_allclose(out[real], want[real], rtol, atol)
   blind = np.array(length_k)[:, None] == 0
