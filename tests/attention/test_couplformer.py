@@ -49,8 +49,8 @@ def dense(kind, q, k, v, grid, real):
   if kind.side_scale:  # of what is real
     by_row = by_row / np.sqrt(real.reshape(-1, *grid).any(1).sum(1))[:, None, None, None]
     by_column = by_column / np.sqrt(real.reshape(-1, *grid).any(2).sum(1))[:, None, None, None]
-  product = np.einsum("bnyz,bnxw->bnyxzw", softmax(by_row), softmax(by_column)).reshape(*by_row.shape[:2], rows * columns, -1)
-  product = product * real[:, None, None]
+  product = np.einsum("bnyz,bnxw->bnyxzw", softmax(by_row), softmax(by_column))
+  product = product.reshape(*product.shape[:2], rows * columns, -1) * real[:, None, None]
   product = product / np.where(real.any(1), product.sum(-1).T, 1).T[..., None]
   return np.einsum("bnts,bsne->btne", product, v)
 

@@ -70,12 +70,13 @@ def reference(p, x, source, carry):
 
 
 def causal_reference(p, x, source):
-  """Position by position, with sums of outer products; queries are the last of the positions, which may begin before the keys."""
+  """Position by position, with sums of outer products; queries are the last positions, and may begin before the keys."""
   seen = np.maximum(np.arange(len(x)) + len(source) - len(x) + 1, 0)
   sums = lambda each: np.concatenate([0 * each[:1], np.cumsum(each, 0)])[seen] / np.maximum(seen, 1)[:, None, None]
   asks = mapped(p, "memory_query", p["memory"] * math.sqrt(x.shape[1]))
   heads = []
-  for ask, packed, key, query in zip(asks, *(mapped(p, *each) for each in (("pack", source), ("unpack", source), ("query", x)))):
+  roles = (mapped(p, "pack", source), mapped(p, "unpack", source), mapped(p, "query", x))
+  for ask, packed, key, query in zip(asks, *roles):
     w = np.log2(1 + 2 ** (packed @ ask.T / math.sqrt(3)))
     keys = sums(key[:, :, None] * w[:, None, :])
     read = softmax(np.einsum("th,thl->tl", query, keys) / math.sqrt(3), 1.0)
@@ -144,7 +145,8 @@ def test_gradients_of_the_causal_form(check_slopes):
     out[0, shown] = causal_reference(p, x[0, shown], source[0, kept])
     return out
 
-  assert not any(grads[0][name].any() for name in ("memory_out", "memory_norm_scale", "memory_norm_bias"))  # of the other form
+  for name in ("memory_out", "memory_norm_scale", "memory_norm_bias"):  # of the other form
+    assert not grads[0][name].any()
   check_slopes(grads, dense, inputs, slope)
 
 

@@ -129,12 +129,14 @@ def test_cross_attention_equals_the_definition(activation):
 
   def dense(x, source, real):
     q, k = silu(x @ p["query"] + p["query_bias"]), silu(source @ p["key"] + p["key_bias"])
-    o = attended(kind, q, k, silu(source @ flat(p, "value")[0] + flat(p, "value")[1]), p["distance_bias"], np.tile(real, (len(x), 1)))
+    matrix, bias = flat(p, "value")
+    o = attended(kind, q, k, silu(source @ matrix + bias), p["distance_bias"], np.tile(real, (len(x), 1)))
     o = silu(x @ flat(p, "gate")[0] + flat(p, "gate")[1]) * o
     hidden = silu(o @ p["out"].reshape(-1, 6) + p["out_bias"])
     return sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
 
-  close(said(kind, p, x, source, Context(key_mask=jnp.asarray(mask))), np.stack([dense(*row) for row in zip(x, source, mask)]))
+  got = said(kind, p, x, source, Context(key_mask=jnp.asarray(mask)))
+  close(got, np.stack([dense(*row) for row in zip(x, source, mask)]))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -188,8 +190,9 @@ def test_queries_are_the_last_positions(form):
   """Fewer than there are keys, and more: the first of those see nothing, whatever they are."""
   kind, x = FORMS[form], draw(50, 2, 9, 6)
   longer = np.concatenate([draw(51, 2, 4, 6), x], axis=1)
-  whole, last, more = jax.jit(lambda p, x, longer: [
-      kind(p, each, x, Context(residual=each + 1, causal=True))[0] for each in (x, x[:, 6:], longer)])(weights(kind), x, longer)
+  run = jax.jit(lambda p, x, longer: [kind(p, each, x, Context(residual=each + 1, causal=True))[0]
+                                      for each in (x, x[:, 6:], longer)])
+  whole, last, more = run(weights(kind), x, longer)
   close((last, more[:, 4:]), (whole[:, 6:], whole))
   assert not more[:, :4].any()
 
@@ -225,7 +228,8 @@ def test_parameters_by_hand():
 
 
 def test_initial_values():
-  p = jax.jit(lambda: {name: tensor.init(jax.random.key(0), tensor.shape) for name, tensor in Mega().params(SIZES).items()})()
+  init = lambda key: {name: tensor.init(key, tensor.shape) for name, tensor in Mega().params(SIZES).items()}
+  p = jax.jit(init)(jax.random.key(0))
   np.testing.assert_allclose(p["ema_beta"][0, 0], [1, -1] * 8, atol=0.1)
   assert 0.1 < p["ema_alpha"].std() < 0.3 and 0.7 < p["ema_eta"].std() < 1.3 and p["query_scale"].std() < 0.1
   assert not any(p[name].any() for name in p if name.endswith("_bias") and name != "distance_bias")

@@ -83,9 +83,9 @@ def test_without_causality_weights_go_by_the_real_length(queries, keys, copies):
 def test_released_weights_by_hand():
   """One key after another of weight 1, μ = γ = 1/2 and L = 3: they count 7/8, 3/4 and 1/2 for whoever sees them."""
   kind, flat, v = Momentum(mu=0.5, gamma=0.5, release_weights=True), np.zeros((1, 3, 1, 1)), np.array([1.0, 10.0, 100.0])
-  run = lambda **fields: jax.jit(lambda q, v: kind.attend({}, q, q, v, Context(causal=True, **fields)))(flat, v[None, :, None, None])
+  run = jax.jit(lambda q, v: [kind.attend({}, q, q, v, Context(causal=True, stream=stream)) for stream in (False, True)])
   with jax.enable_x64(True):
-    out, in_a_decoder = run()[0, :, 0, 0], run(stream=True)[0, :, 0, 0]
+    out, in_a_decoder = (each[0, :, 0, 0] for each in run(flat, v[None, :, None, None]))
   np.testing.assert_allclose(out, np.array([0.875, 8.375, 58.375]) / ([1, 2, 3] + np.full(3, 1e-6)), rtol=1e-12)
   np.testing.assert_allclose(in_a_decoder, np.array([0.5, 5.75, 58.375]) / ([1, 2, 3] + np.full(3, 1e-6)), rtol=1e-12)
 
@@ -128,8 +128,9 @@ def test_less_precision(causal):
   inputs = _draw(9, 9)
   want, = _attend((Momentum(),), inputs, None, causal=causal)
   run = jax.jit(lambda *rough: [Momentum().attend({}, *x, Context(causal=causal)) for x in rough])
-  for out, tolerance in zip(run(*([jnp.asarray(x, dtype) for x in inputs] for dtype in (jnp.float32, jnp.bfloat16))), (1e-5, 2e-2)):
-    assert out.dtype == (jnp.float32 if tolerance == 1e-5 else jnp.bfloat16)
+  types = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
+  for out, (dtype, tolerance) in zip(run(*([jnp.asarray(x, dtype) for x in inputs] for dtype in types)), types.items()):
+    assert out.dtype == dtype
     np.testing.assert_allclose(np.asarray(out, np.float64), want, tolerance, tolerance)
 
 
@@ -201,7 +202,8 @@ def test_tokens_one_by_one_gather_the_same_momentum():
     return jnp.concatenate(outs, axis=1)
 
   with jax.enable_x64(True):
-    np.testing.assert_allclose(*jax.jit(lambda *inputs: (stepwise(*inputs), whole(*inputs)))(params, x[:, :3]), rtol=1e-10, atol=1e-12)
+    both = jax.jit(lambda *inputs: (stepwise(*inputs), whole(*inputs)))(params, x[:, :3])
+  np.testing.assert_allclose(*both, rtol=1e-10, atol=1e-12)
 
 
 def test_equal_outputs_of_two_layers_have_gradients():

@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from nasformer.attention.base import Context, Count, Sizes
+from nasformer.attention.base import Context, Sizes
 from nasformer.attention.vicinity import Vicinity
 from nasformer.types import UserError
 
@@ -148,10 +148,10 @@ def test_clamps_by_hand():
   """Of 2 x 2 patches, whose angles are 0 and π/4: equal keys of 1 sum up to 2 + √2 in cosines and √2 in sines."""
   kind, ones, (cosines, sines) = Vicinity(reference_clamps=True), np.ones((1, 4, 1, 1)), (2 + 2**0.5, 2**0.5)
   clamp = lambda x: np.sign(x) * np.clip(np.abs(x), 1e-4, 1e4)
-  for q, v in ((1, 2), (1, -1e-5), (1, 4e3), (1e4, 0.7), (1, 0)):  # nothing, small states, large ones, a large divisor, zeros
-    out, first, last = said(kind, q * ones, ones, v * ones, grid=(2, 2))[0, :, 0, 0], 2 * q, 2**0.5 * q
-    held = clamp(v * cosines), clamp(v * sines)
-    np.testing.assert_allclose(out[0], clamp(clamp(first * held[0]) * clamp(1 / (first * cosines + 1e-4))), rtol=1e-12)
-    np.testing.assert_allclose(out[3], clamp(clamp(last * sum(held)) * clamp(1 / (last * (cosines + sines) + 1e-4))), rtol=1e-12)
+  for q, v in ((1, 2), (1, -1e-5), (1, 4e3), (1e4, 0.7), (1, 0)):  # clamped: nothing, small, large, a large divisor, zeros
+    out, held = said(kind, q * ones, ones, v * ones, grid=(2, 2))[0, :, 0, 0], (clamp(v * cosines), clamp(v * sines))
+    first, last = 2 * q * np.array([held[0], cosines]), 2**0.5 * q * np.array([sum(held), cosines + sines])
+    for place, (values, total) in ((0, first), (3, last)):
+      np.testing.assert_allclose(out[place], clamp(clamp(values) * clamp(1 / (total + 1e-4))), rtol=1e-12)
   moved = said(kind, ones, ones, -1e-5 * ones, grid=(2, 2))
   np.testing.assert_allclose(moved, -1e-4 * ones, rtol=1e-12)
