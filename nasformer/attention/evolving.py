@@ -74,8 +74,9 @@ class Evolving(Softmax):
     if not self.dilated:
       return out, after
     tokens = source if context.key_mask is None else jnp.where(context.key_mask[..., None], source, 0)
+    tokens = jnp.pad(tokens, ((0, 0), (max(x.shape[1] - tokens.shape[1], 0), 0), (0, 0)))  # queries end where tokens do
     layers = 0 if carry is None else carry["layers"]
-    near = _apart(tokens, layers, context.causal)[:, :, source.shape[1] - x.shape[1] :]
+    near = _apart(tokens, layers, context.causal)[:, :, tokens.shape[1] - x.shape[1] :]
     near = self._convolve_tokens(params, near)
     if context.query_mask is not None:
       near = jnp.where(context.query_mask[..., None], near, 0)

@@ -10,6 +10,7 @@ overflowing.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -70,6 +71,7 @@ def exponents(omega: Float[np.ndarray, "R H"], x: Float[Array, "B T N H"]) -> Fl
   return jnp.einsum("btnh,rh->btnr", x, omega.astype(x.dtype)) - jnp.square(x).sum(-1, keepdims=True) / 2
 
 
+@functools.cache
 def directions(seed: int, features: int, dim: int) -> Float[np.ndarray, "R H"]:
   """Normal vectors, of which each `dim` in turn are made orthogonal."""
   rng = np.random.default_rng(seed)

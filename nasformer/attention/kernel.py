@@ -124,9 +124,12 @@ class KernelCore(Core):
 
 
 def full_sums(queries: Rows, keys: Rows, v: Float[Array, "B S N E"], key_mask: Bool[Array, "B S"] | None,
-              finish: Callable = lambda *sums: sums) -> Any:
-  """Sum of the weighted values of all real keys, and the sum of the weights, at least in float32; see `causal_sums`."""
-  sums = _gather(keys, v, key_mask)
+              finish: Callable = lambda *sums: sums, settle: Callable = lambda sums: sums) -> Any:
+  """Sum of the weighted values of all real keys, and the sum of the weights, at least in float32; see `causal_sums`.
+
+  `settle` says what to make of [Σ φ(k) vᵀ | Σ φ(k)] before queries read it.
+  """
+  sums = settle(_gather(keys, v, key_mask))
   read = lambda x, at: finish(*_read(_swap(queries.phi(x, at)), sums))
   return chunks.mapped(read, (queries.x, queries.positions[None]), BLOCK)
 

@@ -97,7 +97,11 @@ class Mega(Kind):
       memory = self.read(params, source, context)
       out, sees = self._look(params, x, memory, jnp.arange(x.shape[1]), context)
     else:
-      out, sees = self._self(params, x, source, context)
+      early = max(x.shape[1] - source.shape[1], 0)  # queries before the first key
+      late = context if context.residual is None else context.replace(residual=context.residual[:, early:])
+      out, sees = self._self(params, x[:, early:], source, late)
+      out = jnp.pad(out, ((0, 0), (early, 0), (0, 0)))
+      sees = None if sees is None else jnp.pad(sees, ((0, 0), (early, 0), (0, 0)))
     for real in (sees, None if context.query_mask is None else context.query_mask[..., None]):
       out = out if real is None else jnp.where(real, out, 0)
     return masks.zero(out, context.keep_embed), carry
@@ -274,6 +278,7 @@ class Mega(Kind):
 
   def count(self, sizes, queries, keys, causal=False):
     embed, inner, head = sizes.embed_dim, sizes.num_heads * sizes.head_dim, sizes.head_dim
+    queries = min(queries, keys) if sizes.source_dim is None else queries
     weights = sum(math.prod(tensor.shape) for tensor in self.params(sizes).values())
     products = keys * sizes.key_dim * (head + inner) + queries * embed * (2 * inner + embed)
     scaled = queries * (inner + embed)

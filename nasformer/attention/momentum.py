@@ -3,8 +3,8 @@
 Causal linear attention adds φ(k_t) v_tᵀ to its state step by step, like gradient descent; here steps gather momentum:
 P_t = μ P_{t-1} + γ φ(k_t) v_tᵀ, S_t = S_{t-1} + P_t, and S is read while the divisor stays that of linear attention. So
 key j counts γ (1 + μ + ... + μ^(i-j)) for query i. Where a query sees everything, key j of L counts γ (1 + ... + μ^(L-j))
-for all of them, L being the real length. (The released parallel code weights causal layers like that, its recurrence
-does not.)
+for all of them, L being the real length. The released parallel code weights causal layers like that too, which is not its
+own recurrence: `release_weights` reproduces it wherever the length is known beforehand, so not in a decoder.
 
 Momentum through depth is an option: u_l = μ_l u_{l-1} + A_l takes the place of a layer's output A_l. The adaptive
 μ_l = (1 - sqrt(|A_l - A_{l-1}| / |u_{l-1}|))² of each token is the best one of a quadratic whose curvature is estimated from
@@ -33,6 +33,8 @@ class Momentum(Linear):
   Attributes:
     mu: momentum, how much of a step goes into the next one; with 0, and a gamma of 1, this is linear attention.
     gamma: size of a step.
+    release_weights: weights of causal layers go by the distance from the end, as in the released parallel code; layers of a
+      decoder, whose length is not known, follow the recurrence all the same.
     residual: momentum through depth: "none", "fixed" or "adaptive".
     residual_mu: how much of the layers below goes into the next, if fixed.
     residual_gamma: size of a step through depth.
@@ -40,6 +42,7 @@ class Momentum(Linear):
 
   mu: float = 0.6
   gamma: float = 0.9
+  release_weights: bool = False
   residual: Literal["none", "fixed", "adaptive"] = "none"
   residual_mu: float = 0.1
   residual_gamma: float = 0.9
@@ -64,9 +67,9 @@ class Momentum(Linear):
         keep=np.array([[1, self.mu * gathered[-1]], [0, self.mu**size]]))
 
   def attend(self, params, q, k, v, context):
-    if not self.past_only(context):
-      v = self._by_distance_from_the_end(v, context)
-    return super().attend(params, q, k, v, context)
+    if self.past_only(context) and (context.stream or not self.release_weights):
+      return super().attend(params, q, k, v, context)
+    return Linear(self.epsilon).attend(params, q, k, self._by_distance_from_the_end(v, context), context)
 
   def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
     state = super().start(batch, max_length, num_heads, head_dim, value_dim, dtype)
@@ -82,9 +85,10 @@ class Momentum(Linear):
 
   def core_count(self, sizes, queries, keys, causal):
     """Without the handful of multiplications per channel of momentum through depth."""
-    count = kernel.kernel_count(sizes.num_heads, queries, keys, sizes.head_dim, sizes.head_dim, causal, states=2)
+    recurrent = causal and (sizes.causal or not self.release_weights)
+    count = kernel.kernel_count(sizes.num_heads, queries, keys, sizes.head_dim, sizes.head_dim, causal, 1 + recurrent)
     length, _ = kernel.padded(queries, keys, causal)
-    weights = length * chunks.pieces(length, kernel.CHUNK)[1] if causal else keys * sizes.head_dim
+    weights = length * chunks.pieces(length, kernel.CHUNK)[1] if recurrent else keys * sizes.head_dim
     return count + Count(0, 0, sizes.num_heads * weights)
 
   # -- through depth ------------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ weighted by cos(α_i - α_j) + cos(β_i - β_j), as in all released models, or b
 distance along rows and columns and split into features of four times the width, so the cost is linear in the number of
 patches.
 
+The released code keeps magnitudes of what it computes, from the sums over keys to the block's output, between 1e-4 and 1e4:
+small values are moved up, so it is not linear in them. `reference_clamps` reproduces that.
+
 A token in front of the grid, such as a class token, has no place: between it and all others the weight is that of distance
 zero. Without a grid, tokens are a grid of one column.
 """
@@ -20,6 +23,8 @@ from nasformer.attention.kernel import KernelCore, Rows, divide, first_count, fu
 from nasformer.ops import masks
 from nasformer.types import UserError
 
+CLAMPS = 1e-4, 1e4  # of magnitudes in the released code
+
 
 @dataclasses.dataclass(frozen=True)
 class Vicinity(KernelCore):
@@ -28,11 +33,13 @@ class Vicinity(KernelCore):
   Attributes:
     form: "sum" or "product" of the weights by row and by column.
     epsilon: added to the sum of weights.
+    reference_clamps: keep magnitudes between 1e-4 and 1e4, as the released code does; zero stays zero.
   """
 
   can = Can(causal=False, cross=False, grid=True)
   form: Literal["sum", "product"] = "sum"
   epsilon: float = 1e-4
+  reference_clamps: bool = False
 
   def __post_init__(self):
     if self.form not in ("sum", "product"):
@@ -62,12 +69,22 @@ class Vicinity(KernelCore):
     size = grid[0] * grid[1]
     first, mask = q.shape[1] - size, context.key_mask
     rows = [Rows(x[:, first:], jnp.arange(size), lambda x, at: self.phi(params, x, at, grid)) for x in (q, k)]
-    sums = full_sums(*rows, v[:, first:], None if mask is None else mask[:, first:])
+    settle = lambda sums: jnp.concatenate([self._clamp(sums[..., :-1]), sums[..., -1:]], axis=-1)
+    sums = full_sums(*rows, v[:, first:], None if mask is None else mask[:, first:], settle=settle)
     if first:
       near = 2 if self.form == "sum" else 1
       q, k = (jax.nn.relu(x.astype(sums[0].dtype)) for x in (q, k))
       sums = with_first(sums, q, k * near if mask is None else k * near * mask[..., None, None], v)
-    return divide(sums[0], self.divisor(sums[1])).astype(v.dtype)
+    if not self.reference_clamps:
+      return divide(sums[0], self.divisor(sums[1])).astype(v.dtype)
+    scale = self._clamp(1 / self.divisor(sums[1]))[..., None]
+    return self._clamp(self._clamp(sums[0]) * scale).astype(v.dtype)
+
+  def _join(self, params, out, keep_heads=None):
+    return self._clamp(super()._join(params, out, keep_heads))
+
+  def _clamp(self, x):
+    return jnp.sign(x) * jnp.clip(jnp.abs(x), *CLAMPS) if self.reference_clamps else x
 
   def core_count(self, sizes, queries, keys, causal):
     patches = keys if sizes.grid is None else sizes.grid[0] * sizes.grid[1]

@@ -40,7 +40,7 @@ class Vvt(Vicinity):
     mean = jnp.where(real[..., None], wide, 0).sum(1) / jnp.maximum(real.sum(1, keepdims=True), 1)
     hidden = masks.zero(jax.nn.relu(mean @ params["gate_in"].astype(wide.dtype)), context.keep_embed)
     gate = jax.nn.sigmoid(hidden @ params["gate_out"].astype(wide.dtype))
-    return (out * (1 + gate[:, None])).astype(x.dtype), carry
+    return self._clamp(out * (1 + gate[:, None])).astype(x.dtype), carry
 
   def count(self, sizes, queries, keys, causal=False):
     gate = Count(2 * sizes.embed_dim**2, 2 * sizes.embed_dim**2, queries * sizes.embed_dim)

@@ -1,6 +1,5 @@
 """Dense references: every core is o_i = Σ_j w_ij v_j / divisor(Σ_j w_ij), with its own w, here written out."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ def case(request):
 
 
 def dense(xp, weights, divisor, case, inputs, length_q, length_k):
-  """The reference; xp is numpy, or jax.numpy to be differentiated."""
+  """The reference."""
   params, q, k, v = inputs
   seen = [[[j < length and (not case.causal or j <= i + case.keys - case.queries) for j in range(case.keys)]
            for i in range(case.queries)] for length in length_k]
@@ -54,44 +53,66 @@ def lengths(case):
   return [queries, queries, (queries + 1) // 2, queries], [keys, (keys + 1) // 2, keys, 0]
 
 
-def mask(length, size):
-  return jnp.arange(size) < jnp.array(length)[:, None]
+def mask(length, size, xp=np):
+  return xp.arange(size) < xp.asarray(length)[:, None]
 
 
 def attend(kind, case, inputs, length_q, length_k):
   """What the kind itself says, given lengths or None."""
-  context = Context(None if length_q is None else mask(length_q, case.queries),
-                    None if length_k is None else mask(length_k, case.keys), causal=case.causal)
+  context = Context(None if length_q is None else mask(length_q, case.queries, jnp),
+                    None if length_k is None else mask(length_k, case.keys, jnp), causal=case.causal)
   return kind.attend(*inputs, context)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def dense_slopes(weights, divisor, case, inputs, slope):
-  """Gradients of Σ slope · reference; forms of one kind share the program."""
-  return jax.grad(lambda i: (slope * dense(jnp, weights, divisor, case, i, *lengths(case))).sum())(inputs)
+def slopes_along(dense, inputs, slope):
+  """Derivatives of Σ slope · dense(inputs) along random directions, two for every array, and the directions.
+
+  By imaginary steps, whose results are exact, in numpy: a dense form need not be compiled.
+  """
+  leaves, tree = jax.tree.flatten(jax.tree.map(np.asarray, inputs))
+  rng, found = np.random.default_rng(2), []
+  for number, way in ((number, rng.normal(size=leaf.shape)) for number, leaf in enumerate(leaves) for _ in range(2)):
+    out = dense(tree.unflatten([leaf + 1e-30j * way if i == number else leaf for i, leaf in enumerate(leaves)]))
+    total = sum((s * np.imag(o)).sum() for s, o in zip(*map(jax.tree.leaves, (slope, out)), strict=True))
+    found.append((number, way, total / 1e-30))
+  return found
 
 
 @pytest.fixture
-def check_dense():
+def check_slopes():
+  """Function (gradients, dense, inputs, slope): those of Σ slope · dense(inputs); they are compared along directions."""
+
+  def check(grads, dense, inputs, slope):
+    grads = jax.tree.leaves(grads)
+    for number, way, want in slopes_along(dense, inputs, slope):
+      parts = np.asarray(grads[number]) * way
+      np.testing.assert_allclose(parts.sum(), want, rtol=0, atol=1e-12 * np.abs(parts).sum() + 1e-13)
+
+  return check
+
+
+@pytest.fixture
+def check_dense(check_slopes):
   """Function that compares a kind with its dense form in float64: values with and without masks, and gradients."""
 
   def check(kind, weights, divisor, case):
     inputs = draw(kind, case)
     part_q, part_k = lengths(case)
-    modes = ((None, None), (None, part_k), (part_q, part_k))
     slope = np.random.default_rng(1).normal(size=(BATCH, case.queries, SIZES.num_heads, VALUE_DIM))
-    slope *= np.asarray(mask(part_q, case.queries))[..., None, None]
 
-    @jax.jit
-    def everything(inputs):
-      outs = [attend(kind, case, inputs, *mode) for mode in modes]
-      return outs, jax.grad(lambda i: (slope * attend(kind, case, i, *modes[2])).sum())(inputs)
+    def loss(inputs, *lengths):
+      out = attend(kind, case, inputs, *lengths)
+      return (slope * out * mask(lengths[0], case.queries, jnp)[..., None, None]).sum(), out
 
+    everything = jax.jit(lambda inputs, *lengths: (attend(kind, case, inputs, None, None),
+                                                   *jax.grad(loss, has_aux=True)(inputs, *lengths)))
     with jax.enable_x64(True):
-      outs, *grads = *everything(inputs), dense_slopes(weights, divisor, case, inputs, slope)
-    for out, (length_q, length_k) in zip(outs, modes):
-      compare(out, weights, divisor, case, inputs, length_q, length_k, rtol=1e-10, atol=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *grads)
+      for length_q in ([case.queries] * BATCH, part_q):
+        plain, grads, out = everything(inputs, np.array(length_q), np.array(part_k))
+        compare(out, weights, divisor, case, inputs, length_q, part_k, rtol=1e-10, atol=1e-12)
+    compare(plain, weights, divisor, case, inputs, None, None, rtol=1e-10, atol=1e-12)
+    definition = lambda inputs: dense(np, weights, divisor, case, inputs, part_q, part_k)
+    check_slopes(grads, definition, inputs, slope * mask(part_q, case.queries)[..., None, None])
 
   return check
 
@@ -101,14 +122,15 @@ def check_precision():
   """Function that compares a kind in float32 and in bfloat16 with its dense form in float64."""
 
   def check(kind, weights, divisor):
-    for case in SQUARE:
-      length_q, length_k = lengths(case)
-      for dtype, rtol, atol in ((jnp.float32, 1e-4, 1e-5), (jnp.bfloat16, 2e-2, 2e-2)):
-        inputs = jax.tree.map(lambda x: jnp.asarray(x, dtype), draw(kind, case))
-        out = jax.jit(lambda i: attend(kind, case, i, length_q, length_k))(inputs)
-        assert out.dtype == dtype
-        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
-        compare(out, weights, divisor, case, exact, length_q, length_k, rtol, atol)
+    runs = [(case, jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), draw(kind, case)))
+            for case in SQUARE for dtype in (jnp.float32, jnp.bfloat16)]
+    outs = jax.jit(lambda every: [attend(kind, case, inputs, *lengths(case)) for (case, _), inputs in zip(runs, every)])(
+        [inputs for _, inputs in runs])
+    for (case, inputs), out in zip(runs, outs, strict=True):
+      assert out.dtype == inputs[1].dtype
+      tolerances = (1e-4, 1e-5) if out.dtype == jnp.float32 else (2e-2, 2e-2)
+      exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
+      compare(out, weights, divisor, case, exact, *lengths(case), *tolerances)
 
   return check
 
@@ -116,7 +138,7 @@ def check_precision():
 def compare(out, weights, divisor, case, inputs, length_q, length_k, rtol, atol):
   """Rows of real queries equal the dense form, and are exactly zero where there is no key to see."""
   length_q, length_k = length_q or [case.queries] * BATCH, length_k or [case.keys] * BATCH
-  out, real = np.asarray(out, np.float64), np.asarray(mask(length_q, case.queries))
+  out, real = np.asarray(out, np.float64), mask(length_q, case.queries)
   want = dense(np, weights, divisor, case, inputs, length_q, length_k)
   np.testing.assert_allclose(out[real], want[real], rtol, atol)
   blind = np.array(length_k)[:, None] == 0

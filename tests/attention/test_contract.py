@@ -11,6 +11,8 @@ import pytest
 
 from nasformer.attention import TABLE
 from nasformer.attention.base import Context, Count, Kind, Sizes
+from nasformer.attention.momentum import Momentum
+from nasformer.attention.vvt import Vvt
 from nasformer.registry import lookup
 from nasformer.types import first_line
 
@@ -21,9 +23,12 @@ over_ways = pytest.mark.parametrize("is_causal", [False, True], ids=["full", "ca
 ELASTIC = {"embed", "source", "heads", "head_dim", "ffn", None}
 
 
+RELEASED = {"released_momentum": Momentum(release_weights=True), "released_vvt": Vvt(reference_clamps=True)}
+
+
 @functools.cache
 def _kind(name):
-  return lookup(TABLE, name)()
+  return RELEASED[name] if name in RELEASED else lookup(TABLE, name)()
 
 
 @functools.cache
@@ -132,7 +137,8 @@ def test_count_equals_what_is_done(count_products, name, length):
   _check_count(count_products, _kind(name), SIZES, length, length, False)
 
 
-@pytest.mark.parametrize("queries, keys", [(1, 1), (5, 5), (64, 64), (65, 65), (200, 200), (3, 9), (70, 75)])
+@pytest.mark.parametrize("queries, keys", [(1, 1), (5, 5), (64, 64), (65, 65), (200, 200), (3, 9), (70, 75), (9, 3)])
+@pytest.mark.parametrize("name", [*TABLE, "released_momentum"])
 def test_causal_count_equals_what_is_done(count_products, causal, queries, keys):
   _check_count(count_products, _kind(causal), SIZES, queries, keys, True)
 
@@ -149,6 +155,7 @@ ALIVE = [(12, 1), (5, 3), (7, 2)]  # embed_dim, num_heads
 
 @over_ways
 @pytest.mark.parametrize("alive", [*(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ALIVE[:2]), ALIVE[2]])
+@pytest.mark.parametrize("name", [*TABLE, *RELEASED])
 def test_masked_equals_sliced(request, name, is_causal, alive):
   """Values and gradients, in double precision: both forms round differently."""
   kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)

@@ -56,15 +56,16 @@ def _draw(kind, seed=0):
 @pytest.mark.parametrize("causal", [False, True])
 def test_it_starts_as_softmax_attention(kind, causal):
   params, q, k = _draw(kind)
-  out = jax.jit(kind.attend)(params, q, k, k, Context(causal=causal))
-  np.testing.assert_allclose(out, Softmax().attend({}, q, k, k, Context(causal=causal)), rtol=1e-5, atol=1e-6)
+  out, want = jax.jit(lambda context: (kind.attend(params, q, k, k, context), Softmax().attend({}, q, k, k, context)))(
+      Context(causal=causal))
+  np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-6)
 
 
 def test_heads_do_not_meet_in_a_diagonal_cross_layer():
   """Without the inner map of a head, only that head's output changes."""
   params, q, k = _draw(Eit())
-  before = Eit().attend(params, q, k, k, Context())
-  after = Eit().attend(params | {"inner_out": params["inner_out"].at[1].set(0)}, q, k, k, Context())
+  attend = jax.jit(lambda params: Eit().attend(params, q, k, k, Context()))
+  before, after = attend(params), attend(params | {"inner_out": params["inner_out"].at[1].set(0)})
   changed = np.abs(after - before).max((0, 1, 3))
   assert changed[1] > 1e-2 and not changed[[0, 2]].any()
 
@@ -73,9 +74,10 @@ def test_dead_heads_with_biases_stay_dead():
   """The living heads are those of a layer that has no others."""
   params, q, k = _draw(Eit())
   params = {name: value + 0.3 for name, value in params.items()}
-  out = Eit().attend(params, q, k, k, Context(keep_heads=jnp.arange(3) < 2))
+  attend = jax.jit(lambda params, q, k, context: Eit().attend(params, q, k, k, context))
+  out = attend(params, q, k, Context(keep_heads=jnp.arange(3) < 2))
   cut = {name: params[name][tuple(map(slice, tensor.shape))] for name, tensor in Eit().core_params(Sizes(8, 2, 4)).items()}
-  want = Eit().attend(cut, q[:, :, :2], k[:, :, :2], k[:, :, :2], Context())
+  want = attend(cut, q[:, :, :2], k[:, :, :2], Context())
   np.testing.assert_allclose(out[:, :, :2], want, rtol=1e-5, atol=1e-6)
 
 

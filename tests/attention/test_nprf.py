@@ -73,30 +73,18 @@ def _on_grid(params, q, k, v, grid, real):
   """Pair by pair; a first token that is not on the grid has no bias."""
   first = q.shape[1] - math.prod(grid)
   places = [(y, x) for y in range(grid[0]) for x in range(grid[1])]
-  bias = jnp.zeros((q.shape[2], q.shape[1], k.shape[1]))
   rows = np.array([[b[0] - a[0] + grid[0] - 1 for b in places] for a in places])
   columns = np.array([[b[1] - a[1] + grid[1] - 1 for b in places] for a in places])
-  bias = bias.at[:, first:, first:].set(params["position_bias"][:, rows, columns])
-  w = jnp.exp(bias) * jnp.einsum("btnr,bsnr->bnts", _features(jnp, params, q), _features(jnp, params, k)) * real[:, None, None]
-  return jnp.einsum("bnts,bsne->btne", w, v) / _divisor(jnp, jnp.moveaxis(w.sum(-1), 1, 2))[..., None]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _slopes(attend, grid, inputs, real):
-  """Values and gradients."""
-
-  def loss(inputs):
-    out = attend(*inputs, grid, real)
-    return jnp.sin(out).sum(), out
-
-  return jax.grad(loss, has_aux=True)(inputs)
+  bias = np.pad(params["position_bias"][:, rows, columns], ((0, 0), (first, 0), (first, 0)))
+  w = np.exp(bias) * np.einsum("btnr,bsnr->bnts", _features(np, params, q), _features(np, params, k)) * real[:, None, None]
+  return np.einsum("bnts,bsne->btne", w, v) / _divisor(np, np.moveaxis(w.sum(-1), 1, 2))[..., None]
 
 
 @over_grid_forms
 @pytest.mark.parametrize("grid, class_token", [
     ((4, 1), 0), ((5, 3), 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in (
         ((2, 3), 0), ((2, 3), 1), ((1, 4), 1)))])
-def test_grid_equals_dense(force, form, grid, class_token):
+def test_grid_equals_dense(check_slopes, force, form, grid, class_token):
   """Values and gradients."""
   force(form)
   length, rng = math.prod(grid) + class_token, np.random.default_rng(0)
@@ -104,10 +92,17 @@ def test_grid_equals_dense(force, form, grid, class_token):
   params = {name: normal(*tensor.shape) for name, tensor in KIND.core_params(Sizes(8, 2, 4, grid=grid)).items()}
   inputs = params, normal(3, length, 2, 4), normal(3, length, 2, 4), normal(3, length, 2, 5)
   real = np.arange(length) < np.array([length, (length + 1) // 2, 0])[:, None]
-  ours = lambda *i: KIND.attend(*i[:-2], Context(key_mask=i[-1], grid=i[-2]))
+  slope = normal(3, length, 2, 5)
+
+  def loss(inputs):
+    out = KIND.attend(*inputs, Context(key_mask=jnp.asarray(real), grid=grid))
+    return (out * slope).sum(), out
+
   with jax.enable_x64(True):
-    both = [_slopes(attend, grid, inputs, real) for attend in (ours, _on_grid)]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *both)
+    grads, out = jax.jit(jax.grad(loss, has_aux=True))(inputs)
+  right = lambda inputs: _on_grid(*inputs, grid, real)
+  np.testing.assert_allclose(out, right(inputs), rtol=1e-10, atol=1e-12)
+  check_slopes(grads, right, inputs, slope)
 
 
 # -- properties --------------------------------------------------------------------------------------------------------
@@ -134,7 +129,7 @@ def test_only_differences_of_the_bias_count(force, form, causal):
   with jax.enable_x64(True):
     out = _run(kind, params, inputs, causal, form)
     more = _run(kind, params | {"position_bias": params["position_bias"] + 20}, inputs, causal, form)
-  np.testing.assert_allclose(more, out, rtol=1e-9)
+  np.testing.assert_allclose(more, out, rtol=1e-10)
 
 
 @over_grid_forms
@@ -143,7 +138,7 @@ def test_the_length_of_queries_and_keys_does_not_count(force, form):
   kind, params, (q, k, v) = _draw(9)
   with jax.enable_x64(True):
     out = _run(kind, params, (q, k, v), False, form)
-    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, form), out, rtol=1e-9)
+    np.testing.assert_allclose(_run(kind, params, (7 * q, k / 3, v), False, form), out, rtol=1e-10)
 
 
 @over_forms
@@ -156,7 +151,7 @@ def test_a_bias_that_ends_is_a_window(force, form):
   with jax.enable_x64(True):
     out = _run(kind, params, (q, k, v), False, form)
     np.testing.assert_allclose(_run(kind, params, (q, np.where(far, -k, k), np.where(far, 9, v)), False, form)[:, :5],
-                               out[:, :5], rtol=1e-9)
+                               out[:, :5], rtol=1e-10)
 
 
 def test_early_rows_of_a_rising_causal_bias_are_exact(monkeypatch):
@@ -183,7 +178,7 @@ def test_all_forms_give_the_same_over_many_blocks(force):
       force(form)
       found.append(slopes((params, (q, k, v)), form))
   for other in found[1:]:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), other, found[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), other, found[0])
 
 
 def test_the_form_follows_the_sizes():
@@ -245,11 +240,11 @@ def test_without_a_bias_it_is_favor_of_unit_vectors(force, form, causal):
   unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True) * 4**0.25
   with jax.enable_x64(True):
     want = jax.jit(lambda *x: Favor(2).attend({}, *x, Context(causal=causal)))(unit(q), unit(k), v)
-    np.testing.assert_allclose(_run(kind, params, (q, k, v), causal, form), want, rtol=1e-9)
+    np.testing.assert_allclose(_run(kind, params, (q, k, v), causal, form), want, rtol=1e-10)
 
 
 def test_a_constant_comes_out_as_it_is(force):
   force("pairs")
   kind, params, (q, k, v) = _draw(9)
   with jax.enable_x64(True):
-    np.testing.assert_allclose(_run(kind, params, (q, k, np.full_like(v, 2.5)), False, "pairs"), 2.5, rtol=1e-9)
+    np.testing.assert_allclose(_run(kind, params, (q, k, np.full_like(v, 2.5)), False, "pairs"), 2.5, rtol=1e-10)

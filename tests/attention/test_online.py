@@ -35,86 +35,110 @@ def draw(name, queries, keys, batch=3):
   return inputs, np.arange(keys) < np.array([keys, keys // 2, 0])[:batch, None]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def run(name, inputs, mask, causal, long, copies=1):
-  """Values, and gradients of a loss."""
-  before, softmax.LONG = softmax.LONG, 0 if long else 10**9
+def slope_of(q):
+  return np.random.default_rng(1).normal(size=(*q.shape[:3], VALUE_DIM))
+
+
+@functools.partial(jax.jit, static_argnames=("name", "causal", "copies"))
+def run(name, inputs, masks, causal, copies=1):
+  """Block by block: (gradients of Σ slope · out, out) with each of the masks."""
+
+  def loss(inputs, mask):
+    out = KINDS[name].attend(*inputs, Context(key_mask=mask, causal=causal, copies=copies))
+    return (slope_of(inputs[1]) * out).sum(), out
+
+  before, softmax.LONG = softmax.LONG, 0
   try:
-    attend = lambda inputs: KINDS[name].attend(*inputs, Context(key_mask=mask, causal=causal, copies=copies))
-
-    def loss(inputs):
-      out = attend(inputs)
-      return (jnp.sin(out) * jnp.arange(VALUE_DIM)).sum(), out
-
-    slopes, out = jax.grad(loss, has_aux=True)(inputs)
-    return out, slopes
+    return [jax.grad(loss, has_aux=True)(inputs, mask) for mask in masks]
   finally:
     softmax.LONG = before
 
 
+def dense(name, inputs, mask, causal, copies=1):
+  """The definition, with all weights; positions begin anew in every copy."""
+  params, q, k, v = inputs
+  queries, keys = q.shape[1], k.shape[1]
+  lag = np.arange(keys) % (keys // copies) - (np.arange(queries) + (keys - queries if causal else 0))[:, None]
+  logits = np.einsum("btnh,bsnh->bnts", q, k) / HEAD_DIM**0.5
+  if name == "relative":
+    logits = logits + np.einsum("btnh,tsh->bnts", q, params["relative"][np.clip(lag, -3, 3) + 3]) / HEAD_DIM**0.5
+  sees = mask[:, None, None] & ((lag <= 0) | (not causal))
+  largest = np.where(sees, logits.real, -1e300).max(-1, keepdims=True)
+  w = np.exp(np.where(sees, logits - largest, 0)) * sees
+  return np.einsum("bnts,bsne->btne", w / np.where(sees.any(-1), w.sum(-1), 1)[..., None], v)
+
+
 def close(got, want, rtol=1e-10):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, rtol / 10), got, want)
+  np.testing.assert_allclose(got, want, rtol, rtol / 10)
 
 
 @over_kinds
 @over_cases
-def test_blocks_give_the_dense_form(name, queries, keys, causal):
+def test_blocks_give_the_dense_form(check_slopes, name, queries, keys, causal):
   inputs, mask = draw(name, queries, keys)
   with jax.enable_x64(True):
-    for seen in (None, mask):
-      dense = np.ones_like(mask) if seen is None else seen
-      close(run(name, inputs, seen, causal, True), run(name, inputs, dense, causal, False))
+    both = run(name, inputs, (None, mask), causal)
+  for seen, (grads, out) in zip((np.ones_like(mask), mask), both):
+    right = lambda inputs, seen=seen: dense(name, inputs, seen, causal)
+    close(out, right(inputs))
+    check_slopes(grads, right, inputs, slope_of(inputs[1]))
 
 
 @over_kinds
-def test_positions_begin_anew_in_every_copy(name):
+def test_positions_begin_anew_in_every_copy(check_slopes, name):
   inputs, mask = draw(name, 5, 12)
   with jax.enable_x64(True):
-    close(run(name, inputs, mask, False, True, 3), run(name, inputs, mask, False, False, 3))
+    (grads, out), = run(name, inputs, (mask,), False, 3)
+  right = lambda inputs: dense(name, inputs, mask, False, 3)
+  close(out, right(inputs))
+  check_slopes(grads, right, inputs, slope_of(inputs[1]))
 
 
 def test_rows_without_a_key_are_zero():
   inputs, mask = draw("softmax", 9, 9)
-  out, grads = run("softmax", jax.tree.map(jnp.float32, inputs), mask, True, True)
+  (grads, out), = run("softmax", jax.tree.map(np.float32, inputs), (mask,), True)
   assert not out[2].any() and out[:2].any() and all(np.isfinite(g).all() and not g[2].any() for g in grads[1:])
 
 
 def test_nothing_leaks_from_the_future():
-  (params, q, k, v), _ = draw("softmax", 14, 14)
-  inputs = jax.tree.map(jnp.float32, (params, q, k, v))
-  out, _ = run("softmax", inputs, None, True, True)
-  for first in (1, 6, 13):
-    wild = [np.where(np.arange(14)[:, None, None] >= first, 1e4, x) for x in inputs[1:]]
-    np.testing.assert_array_equal(run("softmax", (params, *wild), None, True, True)[0][:, :first], out[:, :first])
+  (params, *inputs), mask = draw("softmax", 9, 9)
+  said = lambda inputs: run("softmax", (params, *map(np.float32, inputs)), (np.ones_like(mask),), True)[0][1]
+  for first in (1, 4, 6, 8):
+    wild = [np.where(np.arange(9)[:, None, None] >= first, 1e4, x) for x in inputs]
+    np.testing.assert_array_equal(said(wild)[:, :first], said(inputs)[:, :first])
 
 
 def test_extreme_logits_stay_finite():
   inputs, mask = draw("softmax", 9, 9)
-  large = jax.tree.map(lambda x: jnp.float32(1e3 * x), inputs)
-  got, want = (run("softmax", large, mask, False, long) for long in (True, False))
-  close(got[0], want[0], 1e-4)
-  assert all(np.isfinite(g).all() for g in got[1][1:])
+  large = jax.tree.map(lambda x: np.float32(1e3 * x), inputs)
+  (grads, out), = run("softmax", large, (mask,), False)
+  close(out, dense("softmax", jax.tree.map(np.float64, large), mask, False), 1e-4)
+  assert all(np.isfinite(g).all() for g in grads[1:])
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 def test_less_precision(dtype, tolerance):
+  """Of what is compared with the dense form in double precision."""
   inputs, mask = draw("relative", 9, 9)
-  rough = jax.tree.map(lambda x: jnp.asarray(x, dtype), inputs)
-  out, grads = run("relative", rough, mask, True, True)
-  assert all(leaf.dtype == dtype for leaf in jax.tree.leaves((out, grads)))
+  rough = jax.tree.map(lambda x: np.asarray(x, dtype), inputs)
+  got = run("relative", rough, (mask,), True)
+  assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got))
   with jax.enable_x64(True):
-    exact = run("relative", jax.tree.map(lambda x: np.asarray(x, np.float64), rough), mask, True, False)
-  for got, want in zip(jax.tree.leaves((out, grads)), jax.tree.leaves(exact), strict=True):
-    assert np.abs(np.asarray(got, np.float64) - want).max() < tolerance * max(1, np.abs(want).max())
+    exact = run("relative", jax.tree.map(np.float64, rough), (mask,), True)
+  for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
+    assert np.abs(np.asarray(one, np.float64) - two).max() < tolerance * max(1, np.abs(two).max())
 
 
 def test_a_batch_of_one_at_a_time():
   """Under vmap too."""
-  inputs, mask = draw("relative", 9, 9)
-  one = lambda q, k, v, mask: KINDS["relative"].attend(inputs[0], q[None], k[None], v[None], Context(key_mask=mask[None]))
+  (own, *inputs), mask = draw("relative", 9, 9)
+
+  def one(own, q, k, v, mask):
+    return KINDS["relative"].attend(own, q[None], k[None], v[None], Context(key_mask=mask[None]))[0]
+
   with jax.enable_x64(True):
-    want, _ = run("relative", inputs, mask, False, False)
-    close(jax.jit(jax.vmap(lambda *x: one(*x)[0]))(*inputs[1:], mask), want)
+    got = jax.jit(jax.vmap(one, (None, 0, 0, 0, 0)))(own, *inputs, mask)
+  close(got, dense("relative", (own, *inputs), mask, False))
 
 
 @pytest.mark.parametrize("queries, keys, causal", [(1024, 1024, True), (1030, 1030, True), (600, 1500, False)])

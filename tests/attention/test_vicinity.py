@@ -1,10 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
-from nasformer.attention.base import Context, Count, Sizes
+from nasformer.attention.base import Context, Sizes
 from nasformer.attention.vicinity import Vicinity
 from nasformer.types import UserError
 
@@ -39,51 +41,50 @@ def nearness(form, length, grid):
 
 
 def dense(q, k, v, table, real):
-  relu = lambda x: jnp.maximum(x, 0)
-  w = jnp.einsum("btnh,bsnh->bnts", relu(q), relu(k)) * table * real[:, None, None]
-  return jnp.einsum("bnts,bsne->btne", w, v) / (jnp.moveaxis(w.sum(-1), 1, 2) + 1e-4)[..., None]
+  relu = lambda x: np.maximum(x, 0)
+  w = np.einsum("btnh,bsnh->bnts", relu(q), relu(k)) * table * real[:, None, None]
+  return np.einsum("bnts,bsne->btne", w, v) / (np.moveaxis(w.sum(-1), 1, 2) + 1e-4)[..., None]
 
 
-def values_and_slopes(run, inputs):
-  def loss(inputs):
-    out = run(*inputs)
-    return jnp.sin(out).sum(), out
-
-  return jax.value_and_grad(loss, has_aux=True)(inputs)
-
-
-@jax.jit
-def right(inputs, table, real):
-  return values_and_slopes(lambda *i: dense(*i, table, real), inputs)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="grid")
+def said(kind, q, k, v, mask=None, grid=None):
+  return kind.attend({}, q, k, v, Context(key_mask=mask, grid=grid))
 
 
 @over_forms
 @over_grids
-def test_equals_dense(form, grid, class_token):
+def test_equals_dense(check_slopes, form, grid, class_token):
   """Values and gradients, with padding and without."""
   length = grid[0] * grid[1] + class_token
-  inputs = draw(length)
+  inputs, slope = draw(length), np.random.default_rng(1).normal(size=(3, length, 2, 5))
   holes = np.arange(length) < np.array([length, (length + 1) // 2, 0])[:, None]
-  ours = jax.jit(lambda inputs, holes: [values_and_slopes(
-      lambda *i: FORMS[form].attend({}, *i, Context(key_mask=real, grid=grid)), inputs) for real in (None, holes)])
-  want = [right(inputs, nearness(form, length, grid), real) for real in (np.ones_like(holes), holes)]
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), ours(inputs, holes), want)
+
+  def loss(inputs, real):
+    out = FORMS[form].attend({}, *inputs, Context(key_mask=real, grid=grid))
+    return (out * slope).sum(), out
+
+  slopes = jax.grad(loss, has_aux=True)
+  both = jax.jit(lambda inputs, holes: [slopes(inputs, real) for real in (None, holes)])(inputs, holes)
+  for (grads, out), real in zip(both, (np.ones_like(holes), holes)):
+    right = lambda inputs, real=real: dense(*inputs, nearness(form, length, grid), real)
+    np.testing.assert_allclose(out, right(inputs), rtol=1e-10, atol=1e-12)
+    check_slopes(grads, right, inputs, slope)
 
 
 @over_forms
 def test_turning_the_image_turns_the_output(form):
-  inputs = tuple(map(jnp.asarray, draw(12)))
+  inputs = draw(12)
   turn = lambda x: x.reshape(3, 3, 4, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
-  out = FORMS[form].attend({}, *inputs, Context(grid=(3, 4)))
-  turned = FORMS[form].attend({}, *map(turn, inputs), Context(grid=(4, 3)))
+  out = said(FORMS[form], *inputs, grid=(3, 4))
+  turned = said(FORMS[form], *map(turn, inputs), grid=(4, 3))
   np.testing.assert_allclose(turned, turn(out), rtol=1e-10)
 
 
 @over_forms
 def test_weights_fall_with_the_distance(form):
   """Equal positive queries and keys: only the place counts, the corner opposite least."""
-  ones, v = jnp.ones((1, 12, 1, 4)), jnp.eye(12)[None, :, None]
-  w = np.asarray(FORMS[form].attend({}, ones, ones, v, Context(grid=(3, 4))))[0, 0, 0].reshape(3, 4)
+  ones, v = np.ones((1, 12, 1, 4)), np.eye(12)[None, :, None]
+  w = said(FORMS[form], ones, ones, v, grid=(3, 4))[0, 0, 0].reshape(3, 4)
   assert (np.diff(w, axis=0) < 0).all() and (np.diff(w, axis=1) < 0).all()
 
 
@@ -91,7 +92,7 @@ def test_weights_fall_with_the_distance(form):
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-4), (jnp.bfloat16, 2e-2)])
 def test_less_precision(form, dtype, tolerance):
   inputs = [jnp.asarray(x, dtype) for x in draw(7)]
-  out = FORMS[form].attend({}, *inputs, Context(grid=(2, 3)))
+  out = said(FORMS[form], *inputs, grid=(2, 3))
   want = dense(*(np.asarray(x, np.float64) for x in inputs), nearness(form, 7, (2, 3)), np.ones((3, 7)))
   assert out.dtype == dtype
   np.testing.assert_allclose(np.asarray(out, np.float64), want, tolerance, tolerance)
@@ -125,9 +126,9 @@ def test_in_a_very_large_image_it_is_plain_relu_attention(form):
   relu = lambda x: np.maximum(x, 0)
   w = np.einsum("btnh,bsnh->bnts", relu(q[:, :5]), relu(k[:, :5]))
   want = np.einsum("bnts,bsne->btne", w / (w.sum(-1, keepdims=True) + 1e-12), v[:, :5])
-  real = jnp.broadcast_to(jnp.arange(4096) < 5, (3, 4096))
+  real = np.broadcast_to(np.arange(4096) < 5, (3, 4096))
   kind = Vicinity(form, epsilon=1e-12)
-  out = jax.jit(lambda *x: kind.attend({}, *x, Context(key_mask=real, grid=(1, 4096))))(q, k, v)
+  out = said(kind, q, k, v, real, grid=(1, 4096))
   np.testing.assert_allclose(out[:, :5], want, rtol=1e-5, atol=1e-5)
 
 
@@ -136,5 +137,21 @@ def test_a_constant_comes_out_as_it_is(form):
   """But for what is added to the divisor."""
   q, k, v = map(np.abs, draw(7))
   kind = Vicinity(form, epsilon=1e-12)
-  out = jax.jit(lambda *x: kind.attend({}, *x, Context(grid=(2, 3))))(q, k, np.full_like(v, 2.5))
-  np.testing.assert_allclose(out, 2.5, rtol=1e-9)
+  out = said(kind, q, k, np.full_like(v, 2.5), grid=(2, 3))
+  np.testing.assert_allclose(out, 2.5, rtol=1e-10)
+
+
+# -- as released -------------------------------------------------------------------------------------------------------
+
+
+def test_clamps_by_hand():
+  """Of 2 x 2 patches, whose angles are 0 and π/4: equal keys of 1 sum up to 2 + √2 in cosines and √2 in sines."""
+  kind, ones, (cosines, sines) = Vicinity(reference_clamps=True), np.ones((1, 4, 1, 1)), (2 + 2**0.5, 2**0.5)
+  clamp = lambda x: np.sign(x) * np.clip(np.abs(x), 1e-4, 1e4)
+  for q, v in ((1, 2), (1, -1e-5), (1, 4e3), (1e4, 0.7), (1, 0)):  # clamped: nothing, small, large, a large divisor, zeros
+    out, held = said(kind, q * ones, ones, v * ones, grid=(2, 2))[0, :, 0, 0], (clamp(v * cosines), clamp(v * sines))
+    first, last = 2 * q * np.array([held[0], cosines]), 2**0.5 * q * np.array([sum(held), cosines + sines])
+    for place, (values, total) in ((0, first), (3, last)):
+      np.testing.assert_allclose(out[place], clamp(clamp(values) * clamp(1 / (total + 1e-4))), rtol=1e-12)
+  moved = said(kind, ones, ones, -1e-5 * ones, grid=(2, 2))
+  np.testing.assert_allclose(moved, -1e-4 * ones, rtol=1e-12)

@@ -16,7 +16,7 @@ STAGES = {"tiny": ((2, 2, 2, 2), (8, 8, 4, 4), 12.88), "small": ((3, 3, 9, 3), (
 
 def _draw(kind, length=7):
   rng = np.random.default_rng(0)
-  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  normal = lambda *shape: np.float32(rng.normal(size=shape))
   return {name: normal(*tensor.shape) for name, tensor in kind.params(SIZES).items()}, normal(3, length, 6)
 
 
@@ -24,8 +24,7 @@ def test_it_is_narrower_vicinity_attention_and_a_gate():
   params, x = _draw(Vvt())
   mask = jnp.arange(7) < jnp.array([7, 4, 0])[:, None]
   context = Context(mask, mask, grid=(2, 3))
-  core, _ = Vicinity()(params, x, x, context)
-  out, carry = jax.jit(lambda p, x: Vvt()(p, x, x, context))(params, x)
+  (core, _), (out, carry) = jax.jit(lambda p, x: [kind(p, x, x, context) for kind in (Vicinity(), Vvt())])(params, x)
   for b, length in enumerate((7, 4)):
     mean = x[b, :length].mean(0)
     gate = 1 / (1 + np.exp(-np.maximum(mean @ params["gate_in"], 0) @ params["gate_out"]))
@@ -43,8 +42,8 @@ def test_heads_are_narrower():
 def test_padding_does_not_reach_the_gate():
   params, x = _draw(Vvt(), 6)
   mask = jnp.arange(6) < jnp.array([3, 6, 6])[:, None]
-  run = jax.jit(lambda x: Vvt()(params, x, x, Context(mask, mask, grid=(2, 3)))[0])
-  np.testing.assert_array_equal(run(jnp.where(mask[..., None], x, 1e4)), run(x))
+  run = jax.jit(lambda params, x: Vvt()(params, x, x, Context(mask, mask, grid=(2, 3)))[0])
+  np.testing.assert_array_equal(run(params, np.where(mask[..., None], x, 1e4)), run(params, x))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -77,25 +76,38 @@ def test_reduction_must_divide_the_heads():
     Vvt(reduction=3).params(SIZES)
 
 
-def test_equals_the_definition_in_double_precision():
+def test_clamps_of_the_output_by_hand():
+  """Without values it is the bias, kept between 1e-4 and 1e4 before the gate, here of 1 + 1/2, and after it."""
+  params, x = jax.tree.map(np.zeros_like, _draw(Vvt()))
+  params["out_bias"] = np.float32([1e-6, -1e-6, 9e3, -2e4, 0.5, 0])
+  out, _ = jax.jit(lambda p, x: Vvt(reference_clamps=True)(p, x, x, Context(grid=(2, 3))))(params, x)
+  np.testing.assert_allclose(out, np.broadcast_to([1.5e-4, -1.5e-4, 1e4, -1e4, 0.75, 0], x.shape), rtol=1e-6)
+
+
+def test_equals_the_definition_in_double_precision(check_slopes):
   """Values and gradients by everything, with a row of padding only."""
-  params, x = jax.tree.map(np.float64, _draw(Vvt()))
-  mask = np.arange(7) < np.array([7, 4, 0])[:, None]
+  inputs, mask = jax.tree.map(np.float64, _draw(Vvt())), np.arange(7) < np.array([7, 4, 0])[:, None]
+  slope = np.random.default_rng(1).normal(size=(3, 7, 6))
   context = Context(jnp.asarray(mask), jnp.asarray(mask), grid=(2, 3))
 
-  def dense(p, x):
+  def dense(inputs):
+    p, x = inputs
     mean = (x * mask[..., None]).sum(1) / np.maximum(mask.sum(1, keepdims=True), 1)
-    gate = jax.nn.sigmoid(jnp.maximum(mean @ p["gate_in"], 0) @ p["gate_out"])
-    heads = lambda name: jnp.einsum("btd,dnh->btnh", x, p[name]) + p[f"{name}_bias"]
-    q, k, v = jax.nn.relu(heads("query")), jax.nn.relu(heads("key")), heads("value")
+    gate = 1 / (1 + np.exp(-np.maximum(mean @ p["gate_in"], 0) @ p["gate_out"]))
+    heads = lambda name: np.einsum("btd,dnh->btnh", x, p[name]) + p[f"{name}_bias"]
+    q, k, v = np.maximum(heads("query"), 0), np.maximum(heads("key"), 0), heads("value")
     places = np.array([[0, 0], *np.ndindex(2, 3)]) / [2, 3]
     near = np.cos(np.pi / 2 * (places[:, None] - places)).sum(-1)
     near[0] = near[:, 0] = 2  # a class token
-    w = jnp.einsum("btnh,bsnh->bnts", q, k) * near * mask[:, None, None]
-    out = jnp.einsum("bnts,bsne->btne", w / (w.sum(-1, keepdims=True) + 1e-4), v)
-    return (jnp.einsum("btne,ned->btd", out, p["out"]) + p["out_bias"]) * mask[..., None] * (1 + gate[:, None])
+    w = np.einsum("btnh,bsnh->bnts", q, k) * near * mask[:, None, None]
+    out = np.einsum("bnts,bsne->btne", w / (w.sum(-1, keepdims=True) + 1e-4), v)
+    return (np.einsum("btne,ned->btd", out, p["out"]) + p["out_bias"]) * mask[..., None] * (1 + gate[:, None])
 
-  both = lambda run: jax.jit(jax.value_and_grad(lambda p, x: jnp.sin(run(p, x)).sum(), argnums=(0, 1)))(params, x)
+  def loss(p, x):
+    out = Vvt()(p, x, x, context)[0]
+    return (out * slope).sum(), out
+
   with jax.enable_x64(True):
-    got, want = both(lambda p, x: Vvt()(p, x, x, context)[0]), both(dense)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), got, want)
+    grads, out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(*inputs)
+  np.testing.assert_allclose(out, dense(inputs), rtol=1e-10, atol=1e-12)
+  check_slopes(grads, dense, inputs, slope)
