@@ -76,15 +76,16 @@ class RankNas:
     """A random sample; afterwards the networks that rank first among those not met."""
     if not len(state.scores):
       return domain.sample(key, self.labels)
-    learn, start, walk, fill = jax.random.split(key, 4)
-    space = domain.space
+    learn, start, mend, walk = jax.random.split(key, 4)
+    space, num = domain.space, self.evolution.population
     view = lambda genes: self.inputs(space, genes)
     model = self.ranker.fit(learn, view(state.genes), state.labels(), state.alive.astype(jnp.float32))
     fixed = self._fixed(space, state)
     worth = lambda genes: self.ranker.predict(model, view(genes))
     new = lambda genes: jnp.where(state.knows(genes), -jnp.inf, worth(genes))
 
-    fresh = self._prune(start, domain, fixed, domain.sample(start, self.evolution.population).genes)
+    drawn = domain.sample(start, num + self.batch).genes
+    fresh, rest = self._prune(mend, domain, fixed, drawn[:num]), drawn[num:]
     pool = jnp.concatenate([jnp.where(state.alive[:, None], state.genes, fresh[:1]), fresh])
     parents = self.evolution.tell(self.evolution.init(start, domain), pool, worth(pool)[:, None])
     found = most_promising(pool, new(pool), self.batch)
@@ -101,8 +102,7 @@ class RankNas:
 
     none = jnp.zeros(len(domain.limits), jnp.int32)
     _, (genes, values), rejected = self._repeat(turn, (parents, found, none))
-    rest = domain.sample(fill, self.batch)
-    return Draw(jnp.where(jnp.isfinite(values)[:, None], genes, rest.genes), rejected)
+    return Draw(jnp.where(jnp.isfinite(values)[:, None], genes, rest), rejected)
 
   def tell(self, state: Archive, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> Archive:
     """Remembers the labels."""

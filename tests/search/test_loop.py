@@ -164,6 +164,14 @@ def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   assert sum(calls.values()) == 4 - int(kept)
 
 
+def test_what_no_longer_costs_what_the_log_says_is_scored_anew(toy):
+  domain = toy.small
+  run = functools.partial(search, domain, "random", toy.scorer(domain.space))
+  whole = trials(run())
+  again = run(known=[{**trial, "flops": trial["flops"] + (trial["generation"] == 2)} for trial in whole])
+  assert [generation.replayed for generation in again] == [True, True, False, False] and trials(again) == whole
+
+
 @strategies
 def test_programs_compiled_do_not_depend_on_the_generations(toy, name):
   """A short search compiles all that a longer one needs."""
