@@ -38,7 +38,8 @@ class RankNas:
     turns: generations of that, for each of ours.
     keep: roles of genes that stay free, the most important ones; the others are fixed to the value with the best mean
       score. 0 prunes nothing.
-    memory: networks that are learned from; the worst of more are forgotten.
+    memory: networks that are learned from, the best ones.
+    remember: networks that are not proposed again. What is scored but not learned from could otherwise rank first for ever.
   """
 
   labels: int = 100
@@ -50,6 +51,7 @@ class RankNas:
   turns: int = 15
   keep: int = 0
   memory: int = 256
+  remember: int = 1024
 
   def __post_init__(self):
     for name in ("labels", "batch", "turns"):
@@ -58,6 +60,8 @@ class RankNas:
     if self.memory < self.labels + self.batch:
       raise UserError(f"strategy.memory={self.memory} must hold strategy.labels + strategy.batch = {self.labels + self.batch}"
                       " networks")
+    if self.remember < self.memory:
+      raise UserError(f"strategy.remember={self.remember} must be at least strategy.memory={self.memory}")
     if not isinstance(self.ranker, str) and self.labels < self.ranker.least:
       raise UserError(f"strategy.labels={self.labels}: {type(self.ranker).__name__} learns from {self.ranker.least} on")
     if self.keep < 0:
@@ -77,12 +81,13 @@ class RankNas:
     if not len(state.scores):
       return domain.sample(key, self.labels)
     learn, start, mend, walk = jax.random.split(key, 4)
+    met, state = state, state.best(self.memory)
     space, num = domain.space, self.evolution.population
     view = lambda genes: self.inputs(space, genes)
     model = self.ranker.fit(learn, view(state.genes), state.labels(), state.alive.astype(jnp.float32))
     fixed = self._fixed(space, state)
     worth = lambda genes: self.ranker.predict(model, view(genes))
-    new = lambda genes: jnp.where(state.knows(genes), -jnp.inf, worth(genes))
+    new = lambda genes: jnp.where(met.knows(genes), -jnp.inf, worth(genes))
 
     drawn = domain.sample(start, num + self.batch).genes
     fresh, rest = self._prune(mend, domain, fixed, drawn[:num]), drawn[num:]
@@ -106,7 +111,7 @@ class RankNas:
 
   def tell(self, state: Archive, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> Archive:
     """Remembers the labels."""
-    return state.add(genes, scores, self.memory)
+    return state.add(genes, scores, self.remember)
 
   def _repeat(self, turn, carry):
     if self.jittable:
