@@ -39,7 +39,7 @@ class RankNas:
     keep: roles of genes that stay free, the most important ones; the others are fixed to the value with the best mean
       score. 0 prunes nothing.
     memory: networks that are learned from, the best ones.
-    remember: networks that are not proposed again. What is scored but not learned from could otherwise rank first for ever.
+    remember: further ones that are not proposed again. What is no longer learned from could otherwise rank first for ever.
   """
 
   labels: int = 100
@@ -51,7 +51,7 @@ class RankNas:
   turns: int = 15
   keep: int = 0
   memory: int = 256
-  remember: int = 1024
+  remember: int = 768
 
   def __post_init__(self):
     for name in ("labels", "batch", "turns"):
@@ -60,12 +60,11 @@ class RankNas:
     if self.memory < self.labels + self.batch:
       raise UserError(f"strategy.memory={self.memory} must hold strategy.labels + strategy.batch = {self.labels + self.batch}"
                       " networks")
-    if self.remember < self.memory:
-      raise UserError(f"strategy.remember={self.remember} must be at least strategy.memory={self.memory}")
     if not isinstance(self.ranker, str) and self.labels < self.ranker.least:
       raise UserError(f"strategy.labels={self.labels}: {type(self.ranker).__name__} learns from {self.ranker.least} on")
-    if self.keep < 0:
-      raise UserError(f"strategy.keep={self.keep} must be 0 for no pruning, or a number of roles that stay free")
+    if self.keep < 0 or self.remember < 0:
+      raise UserError(f"strategy.keep={self.keep} must be 0 for no pruning, or a number of roles that stay free, and"
+                      f" strategy.remember={self.remember} at least 0")
 
   @property
   def jittable(self) -> bool:
@@ -111,7 +110,7 @@ class RankNas:
 
   def tell(self, state: Archive, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> Archive:
     """Remembers the labels."""
-    return state.add(genes, scores, self.remember)
+    return state.add(genes, scores, self.memory + self.remember)
 
   def _repeat(self, turn, carry):
     if self.jittable:

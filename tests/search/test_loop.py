@@ -6,6 +6,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -211,6 +212,21 @@ def test_each_limit_counts_whom_it_turned_away(toy, name):
   run = search(domain, name, toy.scorer(domain.space), 3)
   counts = np.array([[generation.rejected[limit] for limit in domain.limits] for generation in run])
   assert (np.diff(counts, axis=0, prepend=0) > 0).all()
+
+
+def test_ranknas_does_not_propose_again_what_it_no_longer_learns_from(toy):
+  """Most networks of a space were scored, and their labels say the contrary of those that are learned from."""
+  domain, strategy = toy.small, make("ranknas")
+  everything = domain.space.everything()
+  genes = everything[domain.meets(everything)]
+  genes = genes[np.arange(len(genes)) % 4 > 0]
+  scores = toy.quality(domain.space, genes)
+  scores[np.argsort(-scores)[:16]] -= 100
+  genes, scores = jnp.asarray(genes), jnp.asarray(scores[:, None], jnp.float32)
+  state = strategy.tell(strategy.init(jax.random.key(0), domain), genes, scores)
+  assert len(genes) > strategy.memory and state.knows(genes).all() and not state.best(strategy.memory).knows(genes).all()
+  asked = loop._ask(strategy, domain, jax.random.key(0), 1, state).genes
+  assert not state.knows(asked).any()
 
 
 @strategies
