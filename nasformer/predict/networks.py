@@ -47,7 +47,7 @@ def descend(
     key: Array, loss: Callable[[Any, Array], Float[Array, ""]], params: Any, optimizer: optax.GradientTransformation,
     steps: int,
 ) -> Any:
-  """The parameters after that many steps; `loss` takes them and a key of the step, and the optimizer sees them as one vector."""
+  """The parameters after that many steps; `loss` takes them and a key of the step, the optimizer sees them as one vector."""
   flat, shaped = ravel_pytree(params)
 
   def step(carry, number):

@@ -62,9 +62,10 @@ class RankNas:
                       " networks")
     if not isinstance(self.ranker, str) and self.labels < self.ranker.least:
       raise UserError(f"strategy.labels={self.labels}: {type(self.ranker).__name__} learns from {self.ranker.least} on")
-    if self.keep < 0 or self.remember < 0:
-      raise UserError(f"strategy.keep={self.keep} must be 0 for no pruning, or a number of roles that stay free, and"
-                      f" strategy.remember={self.remember} at least 0")
+    if self.keep < 0:
+      raise UserError(f"strategy.keep={self.keep} must be 0 for no pruning, or a number of roles that stay free")
+    if self.remember < 0:
+      raise UserError(f"strategy.remember={self.remember} must be at least 0")
 
   @property
   def jittable(self) -> bool:
