@@ -224,8 +224,7 @@ class Search:
       return
     if "search" not in lines[0]:
       raise UserError(f"{self._log.path} is not the file of a search of this kind: choose another path")
-    difference = next(differences(lines[0]["search"], self._about, "Search"), None)
-    if difference:
+    for _, difference in differences(lines[0]["search"], self._about, "Search"):
       raise UserError(f"{self._log.path} holds another search ({difference}): choose another path, or go back to its settings")
     waiting = lines[1:]
     while waiting:

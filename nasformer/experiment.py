@@ -147,6 +147,8 @@ class Search:
       raise UserError(f"generations={self.generations}, batch_size={self.batch_size}: both must be at least 1")
     if self.chunk < 0 or self.margin < 0:
       raise UserError(f"chunk={self.chunk}, margin={self.margin}: neither may be negative")
+    if self.baseline_flops is not None and not self.baseline_flops > 0:
+      raise UserError(f"baseline_flops={self.baseline_flops}: it must be above 0; leave it out for the budget of the search")
     if self.latency not in ("measured", "predicted"):
       raise UserError(f"latency={self.latency!r}: it must be 'measured' or 'predicted'")
     if self.attention_table is None and (self.limits.attention_ms is not None or "attention_ms" in self.minimise):

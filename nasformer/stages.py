@@ -117,7 +117,7 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
   """Where each arm may look, and where the hand-made networks are.
 
   Raises:
-    UserError: a restriction means nothing in this space, or no network keeps the limits.
+    UserError: a restriction means nothing in this space, no network keeps the limits, or none has all blocks alike.
   """
   config, domains = run.experiment.search, {}
   for arm, rule in config.arms.items():
@@ -127,7 +127,11 @@ def _domains(run: Run) -> tuple[dict[str, Domain], Domain]:
       _measured(run, domains[arm])
   with named("--config.search.baseline"):
     limits = domains[next(iter(domains))].limits if config.baseline_flops is None else {"flops": config.baseline_flops}
-    return domains, _domain(run, config.baseline, limits)
+    baseline = _domain(run, config.baseline, limits)
+    if next(baseline.space.uniform_genomes(), None) is None:
+      raise UserError(f"restrict={baseline.space.restrict!r} leaves no network with all blocks alike, as hand-made ones are: leave"
+                      " one value to the same gene of all blocks")
+    return domains, baseline
 
 
 def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:

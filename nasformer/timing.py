@@ -129,7 +129,7 @@ class AtUsualSpeed:
 
   @functools.cached_property
   def _usual(self) -> float:
-    return float(np.median([row["reference_ms"] for row in _steady(self.run, _read(self.run))]))
+    return float(np.median([row["reference_ms"] for row in _steady(self.run, _used(self.run))]))
 
 
 def _program(run: Run, genes: Genes, part: str = "timed") -> Callable[[], Any] | None:
@@ -153,7 +153,7 @@ def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[
   Raises:
     UserError: there is no table, or it was measured on another device or for another space, or it is too small.
   """
-  rows, setting = _read(run), run.experiment.latency
+  rows, setting = _used(run), run.experiment.latency
   steady = _steady(run, rows)
   space = space or run.experiment.space
   genes = np.array([row["genes"] for row in steady], np.int32).reshape(len(steady), space.num_genes)
@@ -163,6 +163,12 @@ def predicted(run: Run, space: Space | None = None) -> tuple[CostTable, Mapping[
     left = f" ({len(rows) - len(steady)} of {len(rows)} scattered by more than latency.spread={setting.spread:g})"
     raise UserError(f"{_path(run)}: {error}{left if len(steady) < len(rows) else ''}") from error
   return CostTable(space, found.terms, prices.UNIT_MS), found.errors
+
+
+def _used(run: Run) -> list[dict]:
+  """What is learned from: all of a named table; of the work directory's own one, no more networks than are asked for."""
+  setting, rows = run.experiment.latency, _read(run)
+  return rows if setting.table is not None else rows[: setting.networks]
 
 
 def _steady(run: Run, rows: Sequence[Mapping]) -> list[Mapping]:

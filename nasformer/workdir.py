@@ -28,6 +28,7 @@ from nasformer.store.checkpoint import Checkpoints
 from nasformer.store.writers import JsonlWriter
 from nasformer.types import UserError
 
+_GROWS = "config.latency.networks"  # a longer table of latencies begins as a shorter one does
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -134,6 +135,8 @@ class Run:
   def begin(self) -> None:
     """Checks that the work directory is this experiment's, and describes the run in experiment.json if it is new.
 
+    How many networks the table of latencies holds may change until a search has learned from it and ended.
+
     Raises:
       UserError: the directory holds another experiment.
     """
@@ -142,10 +145,13 @@ class Run:
       theirs = files.read_json(path)
       if not isinstance(theirs, Mapping) or "config" not in theirs:
         raise UserError(f"{path}: it does not describe an experiment; move it away or choose another --workdir")
-      difference = next(differences(_completed(type(self.experiment), theirs["config"]), mine, "config"), None)
-      if difference:
-        raise UserError(f"--workdir={self.path} holds another experiment ({difference}): choose another directory, or go"
-                        " back to the config that it was made with")
+      changed = dict(differences(_completed(type(self.experiment), theirs["config"]), mine, "config"))
+      learned = self.winner.exists() and self.experiment.search.latency == "predicted"
+      if changed.keys() == {_GROWS} and not learned:
+        files.write_json(path, {**theirs, "config": mine})
+      elif changed:
+        raise UserError(f"--workdir={self.path} holds another experiment ({next(iter(changed.values()))}): choose another"
+                        " directory, or go back to the config that it was made with")
       return
     if any(self.path.glob("[!.]*.json*")):  # but for what a kill left of experiment.json
       raise UserError(f"--workdir={self.path} holds results but no experiment.json: choose an empty directory")
@@ -195,14 +201,14 @@ def _completed(cls: type, theirs: Any) -> Any:
     return theirs
 
 
-def differences(theirs: Any, mine: Any, where: str) -> Iterator[str]:
-  """What differs between two JSON trees, one sentence for each field, which is named from `where` on."""
+def differences(theirs: Any, mine: Any, where: str) -> Iterator[tuple[str, str]]:
+  """The fields in which two JSON trees differ, named from `where` on, and a sentence for each."""
   if isinstance(theirs, dict) and isinstance(mine, dict):
     for name in {**theirs, **mine}:
       yield from differences(theirs[name] if name in theirs else None, mine[name] if name in mine else None,
                               f"{where}.{name}")
   elif theirs != mine:
-    yield f"{where} is {json.dumps(theirs)} there and {json.dumps(mine)} here"
+    yield where, f"{where} is {json.dumps(theirs)} there and {json.dumps(mine)} here"
 
 
 def command_line() -> tuple[str, ...]:

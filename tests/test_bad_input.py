@@ -54,6 +54,7 @@ FLAGS = {
     "no choice": ([MICRO, "--config.space.depth=()"], "depth.* is empty: give at least one choice"),
     "unknown kind": ([MICRO, "--config.space.kinds=('softmx',)"],
                      "unknown attention kind 'softmx': did you mean 'softmax'"),
+    "hand-made for nothing": ([MICRO, "--config.search.baseline_flops=0"], "baseline_flops=0.*above 0; leave it out"),
     "zero budget": ([MICRO, "--config.search.limits.flops=0"], "flops=0.*above 0"),
 }
 
@@ -74,6 +75,9 @@ EARLY = {
                        r"--config.search.arms.linear: .*kind cannot be 'liner' \(it can be: softmax, linear\)"),
     "baseline of no kind": (["--config.search.baseline=kinds=softmax"],
                             "--config.search.baseline: .*no gene matches 'kinds'"),
+    "baseline of unlike layers": (["--config.space.restrict=layer.0.kind=softmax; layer.1.kind=linear",
+                                   "--config.search.arms.linear=", "--config.search.baseline="],
+                                  "--config.search.baseline: restrict='.*' leaves no network with all blocks alike"),
     "batch of the last stage": (["--config.retrain.batch_size=500"], "--config.retrain: batch_size=500 is larger than"),
     "batch over two devices": (["--config.retrain.batch_size=15"],
                                "--config.retrain: a batch of 15 examples does not divide over 2 devices"),

@@ -48,14 +48,18 @@ def test_a_table_is_gone_on_with(run, known, tmp_path):
 
 
 def test_a_longer_table_begins_as_a_shorter_one(run, known, tmp_path, make_run):
-  """Raising the number of networks measures those that are added, and no other; a space of few networks gives what it has."""
+  """Raising the number of networks measures those that are added, and no other; lowering it uses the first ones.
+
+  A space of few networks gives what it has."""
   longer = lambda num: make_run(tmp_path, latency=dataclasses.replace(run.experiment.latency, networks=num))
   rows = {num: [genes.tolist() for genes in timing.networks(longer(num))] for num in (1, 20, 33, 400)}
   assert all(rows[400][: len(rows[num])] == rows[num] and len(rows[num]) == num for num in (1, 20, 33))
   assert 33 < len(rows[400]) == len(set(map(tuple, rows[400]))) < 400
   timing.latency(longer(20))
-  before = (tmp_path / "latency_table.jsonl").read_text()
+  before, prices = (tmp_path / "latency_table.jsonl").read_text(), timing.predicted(longer(20))[0].exact(np.array(rows[33]))
   timing.latency(longer(33))
+  np.testing.assert_array_equal(timing.predicted(longer(20))[0].exact(np.array(rows[33])), prices)
+  assert (timing.predicted(longer(33))[0].exact(np.array(rows[33])) != prices).any()
   assert (tmp_path / "latency_table.jsonl").read_text().startswith(before) and list(map(list, known)) == rows[33]
 
 

@@ -61,6 +61,25 @@ def test_another_experiment_is_refused(make_run, tmp_path):
     make_run(tmp_path, seeds=(0, 1)).begin()
 
 
+def test_the_table_of_latencies_may_change_until_a_search_has_learned_from_it(make_run, tmp_path):
+  def begin(networks, **fields):
+    micro = make_run(tmp_path).experiment
+    make_run(tmp_path, latency=dataclasses.replace(micro.latency, networks=networks),
+             search=dataclasses.replace(micro.search, latency="predicted"), **fields).begin()
+    return files.read_json(tmp_path / "experiment.json")
+
+  before = begin(100)
+  for networks in (200, 50, 300):
+    about = begin(networks)
+    assert about["config"]["latency"]["networks"] == networks and about["versions"] == before["versions"]
+  with pytest.raises(UserError, match=re.escape("config.seeds is [0] there and [1] here")):
+    begin(400, seeds=(1,))
+  (tmp_path / "winner.json").write_text("{}")
+  begin(300)
+  with pytest.raises(UserError, match="config.latency.networks is 300 there and 400 here"):
+    begin(400)
+
+
 def test_an_experiment_of_a_component_that_is_gone_is_refused(make_run, tmp_path):
   make_run(tmp_path).begin()
   path = tmp_path / "experiment.json"

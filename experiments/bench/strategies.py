@@ -8,7 +8,7 @@ nas_bench_bert: mean GLUE score of trained encoders (`tables.py` beside this fil
 any other has the score of the one that differs from it in the fewest genes, the first of equals. The search is for the best of
 the 350, over a landscape of 350 steps; how a strategy would do on the true one is not said.
 Regret is the optimum less the best so far, over networks scored (a network is scored once, however often it is proposed). The
-tables give its median over the seeds, and the share of seeds that reached the optimum; the pictures add the quartiles, with
+tables give its median and quartiles over the seeds, and the share of seeds that reached the optimum; the picture shows them with
 regrets below 0.001 drawn there. Generations of all strategies are of one size; the labels that rankers learn from are networks
 scored, and the first 40 of them random ones.
 zdt: NSGA-II against pymoo's with its operators for whole numbers, on the problems of Zitzler, Deb and Thiele (2000), 10 numbers
@@ -59,7 +59,7 @@ LINKS = 2  # genes that each gene of an NK landscape works together with
 PROBLEMS = "zdt1", "zdt2", "zdt3", "zdt6"
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the tables; or NASFORMER_DATA.")
-_OUT = flags.DEFINE_string("out", "runs/strategies", "Folder of the pictures.")
+_OUT = flags.DEFINE_string("out", "runs/strategies", "Folder of the picture.")
 _SEEDS = flags.DEFINE_integer("seeds", 20, "Seeds of nk and nas_bench_bert.")
 _PARTS = flags.DEFINE_list("parts", ["nk", "nas_bench_bert", "zdt"], "What is run.")
 _NK_BUDGET = flags.DEFINE_integer("nk_budget", 1000, "Evaluations of a search of nk.")
@@ -137,23 +137,24 @@ def tell(console, title, regrets):
   """The table of a part."""
   budget = next(iter(regrets.values())).shape[1]
   at = [budget * share // 10 for share in (1, 2, 4, 6, 8, 10)]
-  table = Table("median regret after", *map(str, at), "optimum found", title=title)
+  table = Table("regret after", *map(str, at), "optimum found", title=title)
   for name, rows in regrets.items():
-    medians = [f"{np.median(rows[:, num - 1]):.3g}" for num in at]
-    table.add_row(name, *medians, f"{(rows[:, -1] <= 1e-9).mean():.0%}")
+    quartiles = np.quantile(rows, (0.5, 0.25, 0.75), 0).T
+    cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*quartiles[num - 1]) for num in at]
+    table.add_row(name, *cells, f"{(rows[:, -1] <= 1e-9).mean():.0%}")
   console.print(table)
 
 
-def draw(title, regrets):
-  """Median and quartiles of the regrets."""
-  figure = Figure((5.5, 3.8), layout="constrained")
-  axes = figure.subplots()
-  for name, rows in regrets.items():
-    low, median, high = np.maximum(np.quantile(rows, (0.25, 0.5, 0.75), 0), FLOOR)
-    steps, colour = np.arange(1, rows.shape[1] + 1), palette.colour(name, regrets)
-    axes.plot(steps, median, color=colour, label=name)
-    axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-  axes.set(title=title, xlabel="networks scored", ylabel="regret (median and quartiles)", yscale="log")
+def draw(parts):
+  """Median and quartiles of the regrets of every part."""
+  figure = Figure((4.6 * len(parts), 3.6), layout="constrained")
+  for axes, (title, regrets) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items()):
+    for (name, rows), colour in zip(regrets.items(), (*palette.COLOURS.values(), *palette.SPARE_COLOURS)):
+      low, median, high = np.maximum(np.quantile(rows, (0.25, 0.5, 0.75), 0), FLOOR)
+      steps = np.arange(1, rows.shape[1] + 1)
+      axes.plot(steps, median, color=colour, label=name)
+      axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.set(title=title, xlabel="networks scored", ylabel="regret (median and quartiles)", yscale="log")
   axes.legend(frameon=False)
   return figure
 
@@ -211,7 +212,7 @@ def zdt(console):
 
 def main(_):
   logging.set_verbosity(logging.WARNING)
-  console, out = Console(width=120), pathlib.Path(_OUT.value)
+  console, out, found = Console(width=180), pathlib.Path(_OUT.value), {}
   out.mkdir(parents=True, exist_ok=True)
   console.print(f"{workdir.device()}, jax {jax.__version__}", highlight=False)
   for part in _PARTS.value:
@@ -219,10 +220,10 @@ def main(_):
     if part == "zdt":
       zdt(console)
     else:
-      regrets = {"nk": nk, "nas_bench_bert": nas_bench_bert}[part](console)
       title = f"{part}: {_SEEDS.value} seeds"
-      tell(console, title, regrets)
-      draw(title, regrets).savefig(out / f"strategies_{part}.png", dpi=160)
+      found[title] = {"nk": nk, "nas_bench_bert": nas_bench_bert}[part](console)
+      tell(console, title, found[title])
+      draw(found).savefig(out / "strategies.png", dpi=120)
     console.print(f"{part}: {time.perf_counter() - start:.0f} s", highlight=False)
 
 

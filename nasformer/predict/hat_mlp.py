@@ -58,7 +58,7 @@ class HatMlp:
     largest, usual = jnp.abs(x).max(0), jnp.abs(jnp.sum(weights * y) / weights.sum())
     largest, usual = jnp.where(largest > 0, largest, 1), jnp.where(usual > 0, usual, 1)
     x, y = x / largest, y / usual
-    layers = networks.stack(start, (x.shape[1], *[self.width] * self.num_hidden, 1))
+    layers = networks.draw(start, networks.stack(x.shape[1], *[self.width] * self.num_hidden, 1))
 
     def loss(layers, key):
       rows = jax.random.categorical(key, jnp.log(weights), shape=(self.batch,))

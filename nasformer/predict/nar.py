@@ -103,18 +103,13 @@ class Nar:
   # -- the network --------------------------------------------------------------------------------------------------
 
   def _init(self, key: Array, num_tokens: int, num_features: int) -> dict:
-    ends, encoder, decoder = jax.random.split(key, 3)
-    embed, tier, score, logits = jax.random.split(ends, 4)
     flat = num_tokens * self.width
-    block = lambda key, count: {
-        "attend": [networks.stack(k, (self.width,) * 5) for k in jax.random.split(key, count)],
-        "mlp": networks.stack(jax.random.fold_in(key, count), (self.width, self.ffn_dim, self.width))}
-    return {
-        "embed": networks.dense(embed, num_features, self.width), "tier": networks.dense(tier, self.width, self.width),
-        "encoder": [block(k, 1) for k in jax.random.split(encoder, self.num_layers)],
-        "decoder": [block(k, 2) for k in jax.random.split(decoder, self.num_layers)],
-        "score": networks.stack(score, (flat, 2 * self.width, 1)),
-        "logits": networks.stack(logits, (flat, 2 * self.width, self.num_tiers))}
+    block = lambda count: {"attend": [networks.stack(*[self.width] * 5) for _ in range(count)],
+                           "mlp": networks.stack(self.width, self.ffn_dim, self.width)}
+    return networks.draw(key, {
+        "embed": (num_features, self.width), "tier": (self.width, self.width),
+        "encoder": [block(1) for _ in range(self.num_layers)], "decoder": [block(2) for _ in range(self.num_layers)],
+        "score": networks.stack(flat, 2 * self.width, 1), "logits": networks.stack(flat, 2 * self.width, self.num_tiers)})
 
   def _encode(self, params: dict, inputs: Float[Array, "P T Q"]) -> Float[Array, "P T D"]:
     x = networks.linear(params["embed"], inputs)

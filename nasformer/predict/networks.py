@@ -5,23 +5,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 Dense = dict[str, Array]
 
 
-def dense(key: Array, num_in: int, num_out: int) -> Dense:
-  """A linear map, drawn uniformly within ±1/√inputs, its bias too."""
-  weight, bias = jax.random.split(key)
-  bound = num_in**-0.5
-  return {"weight": jax.random.uniform(weight, (num_in, num_out), minval=-bound, maxval=bound),
-          "bias": jax.random.uniform(bias, (num_out,), minval=-bound, maxval=bound)}
+def stack(*widths: int) -> list[tuple[int, int]]:
+  """Inputs and outputs of the linear maps between layers of these widths."""
+  return list(zip(widths[:-1], widths[1:]))
 
 
-def stack(key: Array, sizes: tuple[int, ...]) -> list[Dense]:
-  """Linear maps between layers of these widths."""
-  return [dense(*args) for args in zip(jax.random.split(key, len(sizes) - 1), sizes[:-1], sizes[1:])]
+def draw(key: Array, sizes: Any) -> Any:
+  """Linear maps, drawn uniformly within ±1/√inputs, their biases too: all at once, for every draw is dear to compile.
+
+  Args:
+    key: consumed.
+    sizes: a tree of (inputs, outputs), without other tuples.
+  """
+  pairs, tree = jax.tree.flatten(sizes, is_leaf=lambda node: isinstance(node, tuple))
+  ends = np.cumsum([(num_in + 1) * num_out for num_in, num_out in pairs])
+  parts = jnp.split(jax.random.uniform(key, (int(ends[-1]),), minval=-1), ends[:-1])
+  rows = [part.reshape(num_in + 1, num_out) * num_in**-0.5 for part, (num_in, num_out) in zip(parts, pairs)]
+  return tree.unflatten([{"weight": row[1:], "bias": row[0]} for row in rows])
 
 
 def linear(layer: Dense, x: Float[Array, "*P A"]) -> Float[Array, "*P B"]:
@@ -39,12 +47,13 @@ def descend(
     key: Array, loss: Callable[[Any, Array], Float[Array, ""]], params: Any, optimizer: optax.GradientTransformation,
     steps: int,
 ) -> Any:
-  """The parameters after that many steps; `loss` takes them and a key of the step."""
+  """The parameters after that many steps; `loss` takes them and a key of the step, the optimizer sees them as one vector."""
+  flat, shaped = ravel_pytree(params)
 
   def step(carry, number):
-    params, state = carry
-    slopes = jax.grad(loss)(params, jax.random.fold_in(key, number))
-    updates, state = optimizer.update(slopes, state, params)
-    return (optax.apply_updates(params, updates), state), None
+    flat, state = carry
+    slopes = jax.grad(lambda flat: loss(shaped(flat), jax.random.fold_in(key, number)))(flat)
+    updates, state = optimizer.update(slopes, state, flat)
+    return (optax.apply_updates(flat, updates), state), None
 
-  return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))[0][0]
+  return shaped(jax.lax.scan(step, (flat, optimizer.init(flat)), jnp.arange(steps))[0][0])

@@ -76,7 +76,7 @@ class Pairwise:
 
       params = {"line": jnp.zeros(x.shape[1])}
       if self.width:
-        params["hidden"] = networks.stack(hidden, (x.shape[1], self.width, 1))
+        params["hidden"] = networks.draw(hidden, networks.stack(x.shape[1], self.width, 1))
       return networks.descend(descent, loss, params, optax.adam(self.learning_rate), self.steps)
 
     return Model(jax.vmap(member)(jax.random.split(key, self.num_members)), largest, scale)

@@ -22,7 +22,8 @@ class Latency:
     batch_size: examples per pass.
     warmup: passes that are not counted.
     runs: passes that are.
-    networks: how many random networks the stage latency measures, for a limit that is kept by prediction.
+    networks: how many random networks the stage latency measures, for a limit that is kept by prediction. It may change in a
+      work directory until a search has learned from them: more are added to the table, of too many the first are used.
     spread: a measurement whose tenth and ninetieth percentile are further apart than this, as a fraction of the median, is
       repeated, and left out of predictions if it stays so.
     table: a latency table that was measured elsewhere, to be used in place of that of the work directory.

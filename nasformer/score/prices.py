@@ -54,7 +54,8 @@ def fit(space: Space, net: Net, genes: Int[np.ndarray, "E G"], milliseconds: Flo
   """
   milliseconds = np.asarray(milliseconds, float)
   if len(genes) < _FEWEST:
-    raise UserError(f"a latency table of {len(genes)} networks is too small to fit: measure at least {_FEWEST}")
+    raise UserError(f"a latency table of {len(genes)} networks is too small to fit: measure at least {_FEWEST}"
+                    " (latency.networks)")
   if not (np.isfinite(milliseconds) & (milliseconds > 0)).all():
     bad = int(np.flatnonzero(~(np.isfinite(milliseconds) & (milliseconds > 0)))[0])
     raise UserError(f"row {bad + 1} of the latency table says {milliseconds[bad]} ms: a latency is a number above 0")

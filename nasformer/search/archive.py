@@ -39,6 +39,10 @@ class Archive:
     return Archive(jnp.pad(genes, ((0, missing), (0, 0))),
                    jnp.pad(scores, ((0, missing), (0, 0)), constant_values=-jnp.inf))
 
+  def best(self, num: int) -> "Archive":
+    """The first rows."""
+    return Archive(self.genes[:num], self.scores[:num])
+
   def knows(self, genes: Int[Array, "N G"]) -> Bool[Array, "N"]:
     """Which of these networks it holds."""
     return ((genes[:, None] == self.genes).all(-1) & self.alive).any(-1)

@@ -119,8 +119,8 @@ def run(
     strategy: who proposes.
     score_fn: scores distinct networks; it is given as many as are new, and keeps its own shapes fixed.
     generations: how many rounds.
-    known: trial records of an earlier run of the same search. A generation of which it lacks a network, and every later
-      one, is scored anew.
+    known: trial records of an earlier run of the same search. A generation of which it lacks a network or knows another cost,
+      as predictions are once more was measured, and every later one, is scored anew.
     measured: costs that are not of the domain because they do not add up, by name: limited, to be recorded, or both.
     minimise: costs that are objectives beside the fitness, of either sort.
 
@@ -137,10 +137,15 @@ def _generations(talk, domain, score_fn, generations, known) -> Iterator[Generat
   for number in range(generations):
     found = talk.send(trials and [(trial["fitness"],) for trial in trials])
     logged = {bytes(np.array(trial["genes"], np.int32)): trial for trial in known if trial["generation"] == number}
-    replayed = replayed and all(bytes(row) in logged for row in found.new)
+    replayed = replayed and all(bytes(row) in logged and _costs(domain, row, logged[bytes(row)]) for row in found.new)
     trials = [logged[bytes(row)] for row in found.new] if replayed else _score(score_fn, domain, found)
     evaluated += len(trials)
     yield Generation(number, tuple(trials), replayed, found.asked, found.duplicates, evaluated, found.rejected)
+
+
+def _costs(domain: Domain, genes: Int[np.ndarray, "G"], trial: Mapping) -> bool:
+  """Whether a network costs what its record says."""
+  return all(trial[name] == cost.exact(genes) for name, cost in domain.costs.items())
 
 
 def rounds(

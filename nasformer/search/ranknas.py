@@ -38,7 +38,8 @@ class RankNas:
     turns: generations of that, for each of ours.
     keep: roles of genes that stay free, the most important ones; the others are fixed to the value with the best mean
       score. 0 prunes nothing.
-    memory: networks that are learned from; the worst of more are forgotten.
+    memory: networks that are learned from, the best ones.
+    remember: further ones that are not proposed again. What is no longer learned from could otherwise rank first for ever.
   """
 
   labels: int = 100
@@ -50,6 +51,7 @@ class RankNas:
   turns: int = 15
   keep: int = 0
   memory: int = 256
+  remember: int = 768
 
   def __post_init__(self):
     for name in ("labels", "batch", "turns"):
@@ -62,6 +64,8 @@ class RankNas:
       raise UserError(f"strategy.labels={self.labels}: {type(self.ranker).__name__} learns from {self.ranker.least} on")
     if self.keep < 0:
       raise UserError(f"strategy.keep={self.keep} must be 0 for no pruning, or a number of roles that stay free")
+    if self.remember < 0:
+      raise UserError(f"strategy.remember={self.remember} must be at least 0")
 
   @property
   def jittable(self) -> bool:
@@ -76,15 +80,17 @@ class RankNas:
     """A random sample; afterwards the networks that rank first among those not met."""
     if not len(state.scores):
       return domain.sample(key, self.labels)
-    learn, start, walk, fill = jax.random.split(key, 4)
-    space = domain.space
+    learn, start, mend, walk = jax.random.split(key, 4)
+    met, state = state, state.best(self.memory)
+    space, num = domain.space, self.evolution.population
     view = lambda genes: self.inputs(space, genes)
     model = self.ranker.fit(learn, view(state.genes), state.labels(), state.alive.astype(jnp.float32))
     fixed = self._fixed(space, state)
     worth = lambda genes: self.ranker.predict(model, view(genes))
-    new = lambda genes: jnp.where(state.knows(genes), -jnp.inf, worth(genes))
+    new = lambda genes: jnp.where(met.knows(genes), -jnp.inf, worth(genes))
 
-    fresh = self._prune(start, domain, fixed, domain.sample(start, self.evolution.population).genes)
+    drawn = domain.sample(start, num + self.batch).genes
+    fresh, rest = self._prune(mend, domain, fixed, drawn[:num]), drawn[num:]
     pool = jnp.concatenate([jnp.where(state.alive[:, None], state.genes, fresh[:1]), fresh])
     parents = self.evolution.tell(self.evolution.init(start, domain), pool, worth(pool)[:, None])
     found = most_promising(pool, new(pool), self.batch)
@@ -101,12 +107,11 @@ class RankNas:
 
     none = jnp.zeros(len(domain.limits), jnp.int32)
     _, (genes, values), rejected = self._repeat(turn, (parents, found, none))
-    rest = domain.sample(fill, self.batch)
-    return Draw(jnp.where(jnp.isfinite(values)[:, None], genes, rest.genes), rejected)
+    return Draw(jnp.where(jnp.isfinite(values)[:, None], genes, rest), rejected)
 
   def tell(self, state: Archive, genes: Int[Array, "P G"], scores: Float[Array, "P M"]) -> Archive:
     """Remembers the labels."""
-    return state.add(genes, scores, self.memory)
+    return state.add(genes, scores, self.memory + self.remember)
 
   def _repeat(self, turn, carry):
     if self.jittable:

@@ -16,9 +16,12 @@ def test_apply_by_hand():
 
 
 def test_initial_values_lie_within_their_bound():
-  layers = networks.stack(jax.random.key(0), (16, 100, 1))
-  assert [layer["weight"].shape for layer in layers] == [(16, 100), (100, 1)]
-  assert jnp.abs(layers[0]["weight"]).max() <= 0.25 and jnp.abs(layers[0]["weight"]).max() > 0.24
+  layers = networks.draw(jax.random.key(0), {"one": networks.stack(16, 100, 4), "other": (100, 1)})
+  assert jax.tree.map(jnp.shape, layers) == {
+      "one": [{"weight": (16, 100), "bias": (100,)}, {"weight": (100, 4), "bias": (4,)}],
+      "other": {"weight": (100, 1), "bias": (1,)}}
+  for layer, bound in ((layers["one"][0], 0.25), (layers["one"][1], 0.1), (layers["other"], 0.1)):
+    assert 0.95 * bound < jnp.abs(layer["weight"]).max() <= bound and jnp.abs(layer["bias"]).max() <= bound
 
 
 def test_descend_is_gradient_descent():

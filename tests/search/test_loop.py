@@ -6,6 +6,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -164,6 +165,14 @@ def test_interrupted_and_repeated_equals_uninterrupted(toy, name, kept):
   assert sum(calls.values()) == 4 - int(kept)
 
 
+def test_what_no_longer_costs_what_the_log_says_is_scored_anew(toy):
+  domain = toy.small
+  run = functools.partial(search, domain, "random", toy.scorer(domain.space))
+  whole = trials(run())
+  again = run(known=[{**trial, "flops": trial["flops"] + (trial["generation"] == 2)} for trial in whole])
+  assert [generation.replayed for generation in again] == [True, True, False, False] and trials(again) == whole
+
+
 @strategies
 def test_programs_compiled_do_not_depend_on_the_generations(toy, name):
   """A short search compiles all that a longer one needs."""
@@ -203,6 +212,21 @@ def test_each_limit_counts_whom_it_turned_away(toy, name):
   run = search(domain, name, toy.scorer(domain.space), 3)
   counts = np.array([[generation.rejected[limit] for limit in domain.limits] for generation in run])
   assert (np.diff(counts, axis=0, prepend=0) > 0).all()
+
+
+def test_ranknas_does_not_propose_again_what_it_no_longer_learns_from(toy):
+  """Most networks of a space were scored, and their labels say the contrary of those that are learned from."""
+  domain, strategy = toy.small, make("ranknas")
+  everything = domain.space.everything()
+  genes = everything[domain.meets(everything)]
+  genes = genes[np.arange(len(genes)) % 4 > 0]
+  scores = toy.quality(domain.space, genes)
+  scores[np.argsort(-scores)[:16]] -= 100
+  genes, scores = jnp.asarray(genes), jnp.asarray(scores[:, None], jnp.float32)
+  state = strategy.tell(strategy.init(jax.random.key(0), domain), genes, scores)
+  assert len(genes) > strategy.memory and state.knows(genes).all() and not state.best(strategy.memory).knows(genes).all()
+  asked = loop._ask(strategy, domain, jax.random.key(0), 1, state).genes
+  assert not state.knows(asked).any()
 
 
 @strategies
