@@ -160,10 +160,10 @@ def stored_alike(space):
 
 
 def spaces():
-  """A case for every space; the one with the fewest genes stands for all of its class and task."""
+  """A case for every space; the one with the fewest genes stands for all of its kind of networks and task."""
   by_space, met = {load(case).experiment.space: case for case in cases()}, set()
   for space, case in sorted(by_space.items(), key=lambda row: row[0].num_genes):
-    alike = type(space), type(load(case).experiment.task)
+    alike = space.spec, type(load(case).experiment.task)
     yield pytest.param(case, marks=[pytest.mark.slow] * (alike in met))
     met.add(alike)
 

@@ -31,6 +31,7 @@ the leading heads of a wider one in their own role.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Callable, ClassVar, Literal, NamedTuple
 
@@ -300,6 +301,7 @@ def project(x: Float[Array, "B T D"], kernel: Float[Array, "D N H"], bias: Float
   return jnp.einsum("btd,dnh->btnh", x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
+@functools.cache
 def xavier(fan_in: int, fan_out: int) -> Callable:
   """Uniform on ± sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010, eq. 16), for tensors of any rank."""
   bound = math.sqrt(6 / (fan_in + fan_out))
