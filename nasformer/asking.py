@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nasformer import attention, config
@@ -43,6 +42,7 @@ from nasformer.workdir import differences
 
 # What is counted where no network family is given: a space, its task, and data of the usual size. By the rule of
 # translation networks the vocabulary does not count.
+_BEST_FIRST = jax.jit(order.best_first)
 _USUAL = (
     (Encoder, ImageClassification(), Info("224 x 224 images", (224, 224, 3), 1000, (), "", (0.0,) * 3, (255.0,) * 3)),
     (Translation, TranslationTask(), TextInfo("sentences", "en", "de", 8000, 8000, True, 128, (128,), "", "")),
@@ -180,9 +180,11 @@ class Search:
     """The best so far: by score, or for several objectives by front and crowding distance; failures are left out."""
     if not self.trials:
       return []
-    scores = jnp.array([self._objectives(trial) for trial in self.trials], jnp.float32)
-    lost = np.asarray(order.failed(scores))
-    return [self.trials[i] for i in np.asarray(order.best_first(scores)) if not lost[i]][:num]
+    known = np.array([self._objectives(trial) for trial in self.trials], np.float32)
+    room = 2 ** len(known).bit_length()  # of few sizes, each compiled once
+    best = _BEST_FIRST(np.pad(known, ((0, room - len(known)), (0, 0)), constant_values=np.nan))
+    alive = np.isfinite(known).all(1)
+    return [self.trials[i] for i in np.asarray(best) if i < len(alive) and alive[i]][:num]
 
   def front(self) -> list[Candidate]:
     """The candidates that no other one dominates, in the order of asking."""

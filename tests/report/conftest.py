@@ -40,7 +40,7 @@ WORDS = {"a": "ein", "man": "Mann", "dog": "Hund", "runs": "läuft", "sleeps": "
 
 
 def make_workdir(
-    path: pathlib.Path, seeds=(0,), arms=tuple(ARMS), limits={"flops": 1.0e6}, generations=12, population=24,
+    path: pathlib.Path, seeds=(0,), arms=tuple(ARMS), limits={"flops": 1.0e6}, generations=6, population=12,
     until="evaluate", task="images",
 ) -> pathlib.Path:
   """Writes the files of every stage up to `until` ("train", "search", "retrain", "evaluate") of "images", "series" or "text"."""
