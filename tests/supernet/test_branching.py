@@ -13,10 +13,10 @@ from nasformer.supernet.branching import Block, Branch, Exact, Masked, Shared
 
 MAX_DEPTH, DIM = 3, 4
 RNG = np.random.default_rng(0)
-STACKED = {name: jnp.asarray(RNG.normal(size=(MAX_DEPTH, *shape)), jnp.float32)
+STACKED = {name: RNG.normal(size=(MAX_DEPTH, *shape)).astype(np.float32)
            for name, shape in {"w": (DIM, 6), "v": (6, DIM), "gate": (DIM,)}.items()}
-STATE = (jnp.asarray(RNG.normal(size=(2, DIM)), jnp.float32), {"memory": jnp.ones((2, DIM)), "nothing": None})
-AUX = {"mlp": jnp.array([1, 0, 2]), "gate": jnp.array([0, 1, 1]), "key": jax.random.key(0)}
+STATE = (RNG.normal(size=(2, DIM)).astype(np.float32), {"memory": np.ones((2, DIM), np.float32), "nothing": None})
+AUX = {"mlp": np.array([1, 0, 2]), "gate": np.array([0, 1, 1]), "key": jax.random.key(0)}
 
 
 def cut_to(**shapes):
@@ -50,22 +50,21 @@ def gate(power):
   return Branch(cut_to(gate=(DIM,)), run)
 
 
-MEMORY = jnp.asarray(RNG.normal(size=(2, DIM)), jnp.float32)
+MEMORY = RNG.normal(size=(2, DIM)).astype(np.float32)
 BLOCKS = (Block(lambda i, aux: 0, lambda i, aux: (aux["mlp"][i],), (3,), (tuple(map(mlp, WIDTHS)),)),
           Block(lambda i, aux: aux["gate"][i], lambda i, aux: (), (), ((gate(1),), (gate(2),))),
           Block(lambda i, aux: 0, lambda i, aux: (), (), ((mlp(2, False),),)))
 
 
 def unrolled(depth, state, stacked, memory, aux):
-  after = []
+  """The states before the first layer and after every layer."""
+  states = [state]
   for layer in range(depth):
     for block in BLOCKS:
-      with jax.ensure_compile_time_eval():
-        index = int(block.index(layer, aux))
-      branch = [branch for group in block.branches for branch in group][index]
+      branch = [branch for group in block.branches for branch in group][int(block.index(layer, aux))]
       state = branch.run(branch.cut.take(stacked, layer), layer, state, memory, aux)
-    after.append(state)
-  return state, after
+    states.append(state)
+  return states
 
 
 def loss(state):
@@ -79,16 +78,36 @@ def both(last, after, depth):
   return loss(last) + jnp.where(jnp.arange(MAX_DEPTH) < depth, jnp.stack(rows), 0).sum()
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def by_hand(depth):
-  """Values and gradients of the unrolled loop: of the last state, and of all of them."""
+@functools.cache
+def from_all_depths():
+  """States of the unrolled loop, by depth; and of their losses, values and gradients by (state, stacked, memory)."""
 
   def run(*args):
-    last, after = unrolled(depth, *args, AUX)
-    return loss(last), loss(last) + sum(loss(x) * (2 + i) for i, x in enumerate(after))
+    states = unrolled(MAX_DEPTH, *args, AUX | {"mlp": Fixed(AUX["mlp"]), "gate": Fixed(AUX["gate"])})
+    return jnp.stack([loss(each) for each in states]), states
 
-  (value, every), pull = jax.vjp(run, STATE, STACKED, MEMORY)
-  return (value, pull((1.0, 0.0))), (every, pull((0.0, 1.0)))
+  def both(*args):
+    values, pull, states = jax.vjp(run, *args, has_aux=True)
+    return states, values, jax.vmap(pull)(jnp.eye(MAX_DEPTH + 1))
+
+  return jax.device_get(jax.jit(both)(STATE, STACKED, MEMORY))
+
+
+def by_hand(weights):
+  """The value and gradients of a sum of the losses at all depths."""
+  _, values, grads = from_all_depths()
+  return values @ weights, jax.tree.map(lambda rows: np.tensordot(weights, rows, 1), grads)
+
+
+def last(depth):
+  """Weights of the loss of the last state."""
+  return np.eye(MAX_DEPTH + 1, dtype=np.float32)[depth]
+
+
+def every(depth):
+  """Weights of the losses of the last state and, as in `both`, of those after every layer."""
+  after = np.array([0, *range(2, 2 + MAX_DEPTH)], np.float32)
+  return last(depth) + after * (np.arange(MAX_DEPTH + 1) <= depth)
 
 
 @jax.jit
