@@ -61,8 +61,12 @@ def unrolled(depth, state, stacked, memory, aux):
   states = [state]
   for layer in range(depth):
     for block in BLOCKS:
-      branch = [branch for group in block.branches for branch in group][int(block.index(layer, aux))]
-      state = branch.run(branch.cut.take(stacked, layer), layer, state, memory, aux)
+      runs = [functools.partial(branch.run, branch.cut.take(stacked, layer)) for group in block.branches for branch in group]
+      index = block.index(layer, aux)
+      if isinstance(index, jax.Array):  # traced: all are run
+        state = jax.tree.map(lambda *all_: jnp.stack(all_)[index], *(run(layer, state, memory, aux) for run in runs))
+      else:
+        state = runs[index](layer, state, memory, aux)
     states.append(state)
   return states
 
@@ -200,12 +204,16 @@ def test_members_of_a_chunk_are_unrolled_loops():
       (MAX_DEPTH + 1, 8), (3, (8, MAX_DEPTH)), (2, (8, MAX_DEPTH))))
   depths[[0, MAX_DEPTH]] = 0, MAX_DEPTH
   last, after = jax.device_get(shared(depths, mlps, gates, STACKED))
-  stacked = jax.tree.map(jnp.asarray, STACKED)
-  for i, depth in enumerate(depths):
-    states = unrolled(depth, STATE, stacked, MEMORY, AUX | {"mlp": mlps[i], "gate": gates[i]})
-    losses = [loss(each) for each in states]
-    np.testing.assert_allclose(last[i], losses[-1], rtol=1e-5)
-    np.testing.assert_allclose(after[i, :depth], losses[1:], rtol=1e-5)
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(0, 0, None))
+  def losses(mlp, gate, stacked):
+    states = unrolled(MAX_DEPTH, STATE, stacked, MEMORY, AUX | {"mlp": mlp, "gate": gate})
+    return jnp.stack([loss(each) for each in states])
+
+  for i, (depth, want) in enumerate(zip(depths, losses(mlps, gates, STACKED))):
+    np.testing.assert_allclose(last[i], want[depth], rtol=1e-5)
+    np.testing.assert_allclose(after[i, :depth], want[1: depth + 1], rtol=1e-5)
 
 
 def test_a_chunk_does_not_read_what_no_member_needs():
