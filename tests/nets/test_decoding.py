@@ -14,10 +14,10 @@ from nasformer.nets.translation import BOS, EOS, PAD, Pair, Sliced, Translation,
 from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec, UserError
 
 KINDS = tuple((name, registry.lookup(attention.TABLE, name)()) for name in attention.TABLE)
-SPEC = TranslationSpec(6, 8, (LayerSpec("cosformer", 2, 2, 5), LayerSpec("softmax", 1, 4, 5)), (
-    DecoderLayerSpec("softmax_relative", 2, 2, "cosformer", 2, 2, 2, 5),
+SPEC = TranslationSpec(6, 8, (LayerSpec("cosformer", 2, 2, 5),), (
+    DecoderLayerSpec("softmax_relative", 2, 2, "cosformer", 2, 2, 1, 5),
     DecoderLayerSpec("linear", 1, 4, "softmax", 2, 2, 1, 5)))
-SOURCE = jnp.array([[5, 4, 3, 2, PAD, PAD], [3, 5, 4, 4, 3, 2], [2] + [PAD] * 5, [4, 2] + [PAD] * 4])
+SOURCE = np.array([[5, 4, 3, 2, PAD, PAD], [3, 5, 4, 4, 3, 2], [2] + [PAD] * 5, [4, 2] + [PAD] * 4], np.int32)
 VOCAB, LONGEST = 6, 4  # tokens of which 3, 4 and 5 go on; of a translation, in most tests
 SHORT = {"length_factor": 0.0, "length_offset": LONGEST}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
@@ -25,27 +25,36 @@ quick = functools.partial(jax.jit, compiler_options=QUICK)
 translate = quick(decoding.translate.__wrapped__, static_argnums=(0, 1, 4))
 NET = TranslationNet(Translation(embeddings="separate"), VOCAB, VOCAB, KINDS, (6, 8))
 SLICED = Sliced(NET, SPEC)
-whole = quick(TranslationTransformer(NET, SPEC).apply)
+apply = quick(TranslationTransformer(NET, SPEC).apply)
+
+
+def whole(params, source, target):
+  """Logits of all positions; of one shape, whatever is asked for."""
+  filled = Pair(*(np.pad(x, ((0, 40 - len(x)), (0, 10 - x.shape[1]))) for x in (source, target)))
+  return np.asarray(apply({"params": params}, filled))[: len(target), : target.shape[1]]
+
+
+def log_softmax(logits):
+  return np.float64(logits) - np.log(np.exp(np.float64(logits)).sum(-1, keepdims=True))
 
 
 @pytest.fixture(scope="module")
 def params():
   """Parameters of which none is zero, with which some sentences end by themselves."""
   shapes = jax.eval_shape(TranslationTransformer(NET, SPEC).init, jax.random.key(0), Pair(SOURCE, SOURCE))["params"]
-  rng = np.random.default_rng(9)
+  rng = np.random.default_rng(18)
   draw = lambda path, leaf: rng.normal(scale=0.1 if path[-1].key.endswith("bias") else 0.7, size=leaf.shape)
-  return jax.tree_util.tree_map_with_path(lambda *leaf: jnp.asarray(draw(*leaf), jnp.float32), shapes)
+  return jax.tree_util.tree_map_with_path(lambda *leaf: draw(*leaf).astype(np.float32), shapes)
 
 
 @pytest.fixture(scope="module")
 def log_p(params):
   """For every source, log-probabilities of the next token after every beginning of at most 3 tokens."""
   beginnings = [row for length in range(LONGEST) for row in itertools.product((3, 4, 5), repeat=length)]
-  targets = jnp.array([[*row, *[PAD] * (LONGEST - len(row))] for row in beginnings])
+  targets = np.array([[*row, *[PAD] * (LONGEST - len(row))] for row in beginnings])
   found = []
   for source in SOURCE:
-    logits = whole({"params": params}, Pair(jnp.tile(source, (len(targets), 1)), targets))
-    rows = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    rows = log_softmax(whole(params, np.tile(source, (len(targets), 1)), targets))
     found.append({row: rows[i, len(row)] for i, row in enumerate(beginnings)})
   return found
 
@@ -105,7 +114,7 @@ def check(got, want):
 def test_a_wide_beam_finds_everything(params, log_p, penalty, alpha):
   """40 translations: 1 + 3 + 9 + 27 of 0 to 3 tokens and EOS."""
   config = Decoding(40, penalty, alpha, **SHORT)
-  for table, *row in zip(log_p, *translate(config, SLICED, params, SOURCE, LONGEST)):
+  for table, *row in zip(log_p, *jax.device_get(translate(config, SLICED, params, SOURCE, LONGEST))):
     want = exhaustive(table, config)
     assert len(want) == 40
     check(found(*row), want)
@@ -114,20 +123,20 @@ def test_a_wide_beam_finds_everything(params, log_p, penalty, alpha):
 @pytest.mark.parametrize("beam, penalty", [(2, "fairseq"), (3, "none")])
 def test_a_narrow_beam_finds_what_a_naive_one_does(params, log_p, beam, penalty):
   config = Decoding(beam, penalty, 0.8, **SHORT)
-  for table, *row in zip(log_p, *translate(config, SLICED, params, SOURCE, LONGEST)):
+  for table, *row in zip(log_p, *jax.device_get(translate(config, SLICED, params, SOURCE, LONGEST))):
     check(found(*row), beam_search(table, config))
 
 
 def test_one_beam_is_greedy_search(params):
   """Against a loop over full passes; with limits of its own for every source, some of which are met."""
   config, most = Decoding(1, length_factor=1.5, length_offset=1), 10
-  got = [found(*row)[0] for row in zip(*translate(config, SLICED, params, SOURCE, most))]
+  got = [found(*row)[0] for row in zip(*jax.device_get(translate(config, SLICED, params, SOURCE, most)))]
   limits = [int(1.5 * length) + 1 for length in (4, 6, 1, 2)]
   target = np.full((4, most), PAD)
   for place in range(most):
-    logits = whole({"params": params}, Pair(SOURCE, jnp.asarray(target)))[:, place]
-    target[:, place] = jnp.where(jnp.isin(jnp.arange(VOCAB), jnp.array([PAD, BOS])), -jnp.inf, logits).argmax(-1)
-  rows = np.asarray(jax.nn.log_softmax(whole({"params": params}, Pair(SOURCE, jnp.asarray(target)))))
+    logits = whole(params, SOURCE, target)[:, place]
+    target[:, place] = np.where(np.isin(np.arange(VOCAB), [PAD, BOS]), -np.inf, logits).argmax(-1)
+  rows = log_softmax(whole(params, SOURCE, target))
   met = 0
   for i, (tokens, score) in enumerate(got):
     free = [*target[i].tolist()[: limits[i] - 1], EOS]
@@ -139,16 +148,30 @@ def test_one_beam_is_greedy_search(params):
   assert 0 < met < 4
 
 
+COMPANY = Decoding(3, length_factor=1.0, length_offset=3)
+
+
+def among(params, source):
+  """Translations of the sources, which are of one shape, and their scores."""
+  return jax.device_get(translate(COMPANY, SLICED, params, source, 9))
+
+
+def alone(params, source):
+  """The same of one source of another shape, with more room."""
+  return jax.device_get(translate(COMPANY, SLICED, params, source, 11))
+
+
 def test_company_and_padding_change_nothing(params):
   """Alone, padded further and with more room, or beside others: the same translations and scores."""
-  config = Decoding(3, length_factor=1.0, length_offset=2)
-  tokens, scores = translate(config, SLICED, params, SOURCE, 8)
+  tokens, scores = among(params, SOURCE)
   for row in range(4):
-    alone, its_scores = translate(config, SLICED, params, jnp.pad(SOURCE[row:row + 1], ((0, 0), (0, 3))), 11)
-    np.testing.assert_array_equal(alone[0], np.pad(tokens[row], ((0, 0), (0, 3))))
+    its_tokens, its_scores = alone(params, np.pad(SOURCE[row:row + 1], ((0, 0), (0, 3))))
+    np.testing.assert_array_equal(its_tokens[0], np.pad(tokens[row], ((0, 0), (0, 2))))
     np.testing.assert_allclose(its_scores[0], scores[row], rtol=1e-4)
   for other in ([4, 4, 3, 3, 5, 2], [PAD] * 6):  # a row without a sentence has no translation
-    others, their_scores = translate(config, SLICED, params, SOURCE.at[1].set(jnp.array(other)), 8)
+    changed = SOURCE.copy()
+    changed[1] = other
+    others, their_scores = among(params, changed)
     for one, two in ((tokens, others), (scores, their_scores)):
       np.testing.assert_array_equal(np.delete(one, 1, 0), np.delete(two, 1, 0))
   assert not others[1].any() and np.isneginf(their_scores[1]).all()
@@ -156,18 +179,18 @@ def test_company_and_padding_change_nothing(params):
 
 def test_limits_are_kept(params):
   """Also where nothing would end by itself: with an output that hates EOS, translations are as long as they may be."""
-  never = jax.tree.map(jnp.zeros_like, params)
-  never["decoder_1_mlp"] |= {"norm_bias": jnp.ones(8)}
-  never["ends"] |= {"output": jnp.zeros((VOCAB, 8)).at[EOS].set(-5.0).at[4].set(1.0)}
-  tokens, _ = translate(Decoding(2, length_factor=1.0, length_offset=1), SLICED, never, SOURCE, 6)
-  assert (np.asarray(tokens != PAD).sum(-1)[:, 0] == [5, 6, 2, 3]).all()  # the second would be 7 if there were room
+  never = jax.tree.map(np.zeros_like, params)
+  never["decoder_1_mlp"]["norm_bias"][:] = 1
+  never["ends"]["output"][[EOS, 4]] = [[-5.0], [1.0]]
+  long = np.array([[4] * 8 + [EOS]], np.int32)
+  assert ((among(never, SOURCE)[0] != PAD).sum(-1)[:, 0] == [7, 9, 4, 5]).all()
+  assert (alone(never, long)[0] != PAD).sum(-1)[0, 0] == 11  # it would be 12 if there were room
 
 
 def test_generate_says_the_most_probable_token_again_and_again(params):
   """Whatever it is, as long as asked for."""
   tokens = np.asarray(quick(generate, static_argnums=(0, 3))(SLICED, params, SOURCE, 7))
-  logits = whole({"params": params}, Pair(SOURCE, jnp.asarray(tokens)))
-  np.testing.assert_array_equal(logits.argmax(-1), tokens)
+  np.testing.assert_array_equal(whole(params, SOURCE, tokens).argmax(-1), tokens)
 
 
 # -- scores and mistakes -----------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from nasformer.types import EncoderSpec, LayerSpec, UserError
 KINDS = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
 KINDS |= {"causal": CosFormer(causal=True)}
 SPEC = EncoderSpec(6, (LayerSpec("softmax_relative", 2, 4, 5), LayerSpec("linear", 1, 4, 7)))
-IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 4, 6, 2), np.uint8))
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 2), np.uint8)
+SMALL = EncoderSpec(6, (LayerSpec("softmax", 2, 4, 5), LayerSpec("linear", 1, 4, 7)))  # of quick kinds
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 
 
@@ -29,7 +30,7 @@ def draw(net, spec=SPEC):
   """Parameters of which none is zero."""
   shapes = jax.eval_shape(EncoderTransformer(net, spec).init, jax.random.key(0), IMAGES)["params"]
   rng = np.random.default_rng(1)
-  return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), jnp.float32), shapes)
+  return jax.tree.map(lambda leaf: rng.normal(scale=0.5, size=leaf.shape).astype(np.float32), shapes)
 
 
 @functools.cache
@@ -38,7 +39,7 @@ def compiled(*network):
 
 
 def run(net, params, images=IMAGES, key=None, spec=SPEC, width_share=1.0):
-  return compiled(net, spec, width_share)({"params": params}, images, key)
+  return np.asarray(compiled(net, spec, width_share)({"params": params}, images, key))
 
 
 # -- the ends ----------------------------------------------------------------------------------------------------------
@@ -51,21 +52,27 @@ def test_stem_by_hand(class_token, scale_embedding):
   net = make(class_token=class_token, scale_embedding=scale_embedding)
   params = draw(net)["stem"]
   assert ("class" in params) == class_token and net.length == 6 + class_token
-  pixels = (np.asarray(IMAGES) - np.array([100, 120])) / np.array([60, 50])
+  pixels = (IMAGES - np.array([100, 120])) / np.array([60, 50])
   tokens = [np.broadcast_to(params["class"], (3, 6))] if class_token else []
   for row in (0, 2):
     for column in (0, 2, 4):
       patch = [pixels[:, row + i, column + j, c] for i in range(2) for j in range(2) for c in range(2)]
       tokens.append(np.stack(patch, -1) @ params["patch"] + params["patch_bias"])
   want = np.stack(tokens, 1) * (np.sqrt(6) if scale_embedding else 1) + params["position"]
-  np.testing.assert_allclose(net.stem(params, IMAGES), want, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(jax.jit(net.stem)(params, IMAGES), want, rtol=1e-5, atol=1e-5)
 
 
 def test_masked_stem_is_sliced():
   net = make(scale_embedding=True)
   params = draw(net)["stem"]
-  got = net.stem(params, IMAGES, Keep(jnp.arange(6) < 4))
-  np.testing.assert_allclose(got[..., :4], net.stem({k: v[..., :4] for k, v in params.items()}, IMAGES), rtol=1e-5)
+
+  @jax.jit
+  def both(params, images):
+    small = {name: leaf[..., :4] for name, leaf in params.items()}
+    return net.stem(params, images, Keep(jnp.arange(6) < 4)), net.stem(small, images)
+
+  got, want = both(params, IMAGES)
+  np.testing.assert_allclose(got[..., :4], want, rtol=1e-5)
   assert not got[..., 4:].any()
 
 
@@ -78,7 +85,7 @@ def test_head_reads_the_mean_of_the_patches():
     normed = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6)
     normed = normed * params["norm_scale"] + params["norm_bias"]
     want = normed[:, int(class_token):].mean(1) @ params["classes"] + params["classes_bias"]
-    np.testing.assert_allclose(net.head(params, jnp.asarray(x)), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(net.head)(params, x), want, rtol=1e-4, atol=1e-5)
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
@@ -88,13 +95,18 @@ def test_head_reads_the_mean_of_the_patches():
 def test_network_is_its_blocks_in_turn(class_token):
   net = make(class_token=class_token)
   params = draw(net)
-  x = net.stem(params["stem"], IMAGES)
-  for i, layer in enumerate(SPEC.layers):
-    x, _ = net.attention(layer.kind, params[f"layer_{i}_attention"], x)
-    x = net.mlp(params[f"layer_{i}_mlp"], x)
+
+  @jax.jit
+  def in_turn(params, images):
+    x = net.stem(params["stem"], images)
+    for i, layer in enumerate(SPEC.layers):
+      x, _ = net.attention(layer.kind, params[f"layer_{i}_attention"], x)
+      x = net.mlp(params[f"layer_{i}_mlp"], x)
+    return net.head(params["head"], x)
+
   got = run(net, params)
-  np.testing.assert_allclose(got, net.head(params["head"], x), rtol=1e-4, atol=1e-5)
-  assert got.shape == (3, 3) and got.dtype == jnp.float32
+  np.testing.assert_allclose(got, in_turn(params, IMAGES), rtol=1e-4, atol=1e-5)
+  assert got.shape == (3, 3) and got.dtype == np.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +114,7 @@ def test_rows_are_independent_and_order_is_seen(kind):
   net, spec = make(), EncoderSpec(6, (LayerSpec(kind, 2, 4, 5),))
   params = draw(net, spec)
   out = run(net, params, spec=spec)
-  changed = run(net, params, IMAGES.at[1].set(255 - IMAGES[1]), spec=spec)
+  changed = run(net, params, np.stack([IMAGES[0], 255 - IMAGES[1], IMAGES[2]]), spec=spec)
   np.testing.assert_array_equal(changed[::2], out[::2])
   assert np.abs(changed[1] - out[1]).max() > 1e-3
   mirrored = run(net, params, IMAGES[:, :, ::-1], spec=spec)
@@ -121,14 +133,14 @@ def test_bfloat16_is_close(kind):
   spec = EncoderSpec(6, (LayerSpec(kind, 2, 4, 5),))
   params = jax.tree.map(lambda leaf: leaf / 2, draw(make(), spec))
   exact, rough = run(make(), params, spec=spec), run(make(dtype="bfloat16"), params, spec=spec)
-  assert rough.dtype == jnp.float32
+  assert rough.dtype == np.float32
   np.testing.assert_allclose(rough, exact, rtol=2e-2, atol=2e-2)
   assert (rough != exact).any()
 
 
 def test_gelu_is_not_relu():
-  params = draw(make())
-  assert np.abs(run(make(activation="gelu"), params) - run(make(), params)).max() > 1e-3
+  params = draw(make(), SMALL)
+  assert np.abs(run(make(activation="gelu"), params, spec=SMALL) - run(make(), params, spec=SMALL)).max() > 1e-3
 
 
 # -- noise -------------------------------------------------------------------------------------------------------------
@@ -136,8 +148,8 @@ def test_gelu_is_not_relu():
 
 def test_without_rates_a_key_changes_nothing():
   net = make()
-  params = draw(net)
-  np.testing.assert_array_equal(run(net, params, key=jax.random.key(0)), run(net, params))
+  params = draw(net, SMALL)
+  np.testing.assert_array_equal(run(net, params, key=jax.random.key(0), spec=SMALL), run(net, params, spec=SMALL))
   assert layer_noise(net, jax.random.key(0), 0, 4, 1.0) == (None, None)
   assert layer_noise(make(dropout=0.5), None, 0, 4, 1.0) == (None, None)
 
@@ -145,11 +157,11 @@ def test_without_rates_a_key_changes_nothing():
 @pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"stochastic_depth": 0.5}])
 def test_noise_is_a_function_of_its_key(rates):
   net = make(**rates)
-  params = draw(net)
-  one, again, other, none = (run(net, params, key=key) for key in (*map(jax.random.key, (0, 0, 1)), None))
+  params = draw(net, SMALL)
+  one, again, other, none = (run(net, params, key=key, spec=SMALL) for key in (*map(jax.random.key, (0, 0, 1)), None))
   np.testing.assert_array_equal(one, again)
   assert (one != other).any()
-  np.testing.assert_array_equal(none, run(make(), params))
+  np.testing.assert_array_equal(none, run(make(), params, spec=SMALL))
 
 
 def test_rates_rise_with_the_layer_and_fall_with_the_width():
@@ -164,8 +176,8 @@ def test_rates_rise_with_the_layer_and_fall_with_the_width():
 
 
 def test_width_share_scales_dropout_only():
-  params = draw(make())
-  share = lambda rate, share: run(make(dropout=rate), params, key=jax.random.key(0), width_share=share)
+  params = draw(make(), SMALL)
+  share = lambda rate, share: run(make(dropout=rate), params, key=jax.random.key(0), spec=SMALL, width_share=share)
   np.testing.assert_array_equal(share(0.5, 0.5), share(0.25, 1.0))
   assert (share(0.5, 0.5) != share(0.5, 1.0)).any()
 
@@ -175,8 +187,13 @@ def test_noise_of_the_last_layer_is_right_on_average():
   net, spec = make(dropout=0.5), EncoderSpec(6, (LayerSpec("softmax", 2, 4, 5),))
   params = draw(net, spec)
   params["layer_0_mlp"] |= {"down": 1e-2 * params["layer_0_mlp"]["down"]}
-  apply = lambda key: EncoderTransformer(net, spec, 0.5).apply({"params": params}, IMAGES, key)
-  outs = jax.jit(jax.vmap(apply), compiler_options=QUICK)(jax.random.split(jax.random.key(0), 2000))
+
+  @functools.partial(jax.jit, compiler_options=QUICK)
+  def many(params, images, key):
+    apply = lambda key: EncoderTransformer(net, spec, 0.5).apply({"params": params}, images, key)
+    return jax.vmap(apply)(jax.random.split(key, 2000))
+
+  outs = np.asarray(many(params, IMAGES, jax.random.key(0)))
   error = np.abs(outs.mean(0) - run(net, params, spec=spec))
   assert (error < 4.5 * outs.std(0) / np.sqrt(2000) + 1e-5).all() and outs.std() > 1e-2
 
@@ -195,10 +212,10 @@ def test_counts_are_what_is_computed(kind, class_token, count_products):
 
 
 def test_initial_network_is_deterministic_and_finite():
-  init = jax.jit(EncoderTransformer(make(), SPEC).init, compiler_options=QUICK)
+  init = jax.jit(EncoderTransformer(make(), SMALL).init, compiler_options=QUICK)
   one, again = init(jax.random.key(0), IMAGES), init(jax.random.key(0), IMAGES)
   jax.tree.map(np.testing.assert_array_equal, one, again)
-  assert np.isfinite(run(make(), one["params"])).all()
+  assert np.isfinite(run(make(), one["params"], spec=SMALL)).all()
 
 
 @pytest.mark.parametrize("change, message", [

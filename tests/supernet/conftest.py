@@ -29,7 +29,7 @@ def small():
   """The toys as a namespace: `make` a supernet by options of its net, the plain one's parameters, images and labels."""
   rng, supernet = np.random.default_rng(0), make()
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
-  params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+  params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
   batch = {"image": jnp.asarray(rng.integers(0, 256, (4, 4, 6, 2)), jnp.uint8), "label": jnp.array([0, 2, 1, 1])}
   return types.SimpleNamespace(make=make, space=SPACE, supernet=supernet, params=params, batch=batch,
                                quick=functools.partial(jax.jit, compiler_options=QUICK))

@@ -1,30 +1,56 @@
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.nets.encoder import EncoderTransformer
 from nasformer.types import EncoderSpec, LayerSpec
 
 SPEC = EncoderSpec(4, (LayerSpec("linear", 2, 4, 3), LayerSpec("softmax", 1, 4, 5)))  # depth 2 of 3, the smaller width
 
 
+SHALLOW = EncoderSpec(4, SPEC.layers[:1])
+RATE = 0.0029  # of dropout, in steps of 1/256: one step at the largest width of 6, none at 4
+
+
 @pytest.fixture
 def genes(small):
-  return jnp.asarray(small.space.encode(SPEC))
+  return small.space.encode(SPEC)
+
+
+@pytest.fixture(scope="module")
+def masked(small):
+  """(parameters, genes) -> logits of the masked form, and the gradient of a random sum of them."""
+  weights = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+
+  def run(params, genes):
+    logits = small.supernet.masked(params, genes, small.batch["image"])
+    return (weights * logits).sum(), logits
+
+  both = small.quick(jax.grad(run, has_aux=True))
+  return lambda *args: jax.device_get(both(*args))[::-1]
+
+
+@pytest.fixture(scope="module")
+def used(small):
+  """Genes -> which parameters are used."""
+  run = small.quick(small.supernet.used)
+  return lambda genes: jax.device_get(run(genes))
+
+
+@pytest.fixture(scope="module")
+def noisy(small):
+  """A supernet of up to two layers that drops, and its forms: (parameters, genes, images, key) -> logits."""
+  space = dataclasses.replace(small.space, depth=(1, 2))
+  supernet = dataclasses.replace(small.make(stochastic_depth=0.6, dropout=RATE), space=space)
+  forms = {name: small.quick(getattr(supernet, name)) for name in ("masked", "exact")}
+  return types.SimpleNamespace(space=space, supernet=supernet, **forms)
 
 
 def close(got, want, tolerance=1e-4):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
-
-
-def sliced(small, spec, *inputs, supernet=None):
-  """What the small network says."""
-  supernet = supernet or small.supernet
-  run = small.quick(EncoderTransformer(supernet.net, spec, spec.embed_dim / 6).apply)
-  return run({"params": supernet.derive(small.params, spec)}, *inputs)
 
 
 def poison(params, used):
@@ -55,25 +81,33 @@ def test_kinds_may_share_projections(small):
   assert {name.removeprefix("attention.") for name in shared.declared["layers"]} == {
       name.removeprefix("attention.") for name in names}
   layers = [dataclasses.replace(layer, kind="softmax") for layer in SPEC.layers]
-  genes = [jnp.asarray(small.space.encode(dataclasses.replace(SPEC, layers=tuple(mine)))) for mine in (SPEC.layers, layers)]
-  jax.tree.map(np.testing.assert_array_equal, *map(shared.used, genes))
-  used = jax.tree.map(lambda mask, tensor: np.broadcast_to(mask, (3, *tensor.shape)).sum(), shared.used(genes[0])["layers"],
+  genes = [small.space.encode(dataclasses.replace(SPEC, layers=tuple(mine))) for mine in (SPEC.layers, layers)]
+  one, two = map(small.quick(shared.used), genes)
+  jax.tree.map(np.testing.assert_array_equal, one, two)
+  used = jax.tree.map(lambda mask, tensor: np.broadcast_to(mask, (3, *tensor.shape)).sum(), one["layers"],
                       shared.declared["layers"])
   assert used["attention.query"] == 4 * 3 * 4  # three heads in two layers, of width 4, from width 4
 
 
 def test_initial_layers_differ_and_repeat(small):
   init = small.quick(small.supernet.init)
-  params = init(jax.random.key(0))
-  jax.tree.map(np.testing.assert_array_equal, params, init(jax.random.key(0)))
+  params, again, other = (jax.device_get(init(jax.random.key(seed))) for seed in (0, 0, 1))
+  jax.tree.map(np.testing.assert_array_equal, params, again)
   up = params["layers"]["mlp.up"]
   assert (up[0] != up[1]).any() and (params["layers"]["softmax.query"] != params["layers"]["linear.query"]).any()
   assert (params["layers"]["mlp.norm_scale"] == 1).all() and not params["layers"]["mlp.up_bias"].any()
-  assert (up != init(jax.random.key(1))["layers"]["mlp.up"]).any()
+  assert (up != other["layers"]["mlp.up"]).any()
 
 
 def test_derived_tensors_by_hand(small):
-  derived, layers = small.supernet.derive(small.params, SPEC), small.params["layers"]
+  @small.quick
+  def derive(params):
+    derived = small.supernet.derive(params, SPEC)
+    assert list(derived) == ["stem", "layer_0_attention", "layer_0_mlp", "layer_1_attention", "layer_1_mlp", "head"]
+    return derived
+
+  derived = derive(small.params)
+  layers, stem, head = small.params["layers"], small.params["stem"], small.params["head"]
   for i, (kind, heads, ffn) in enumerate([("linear", 2, 3), ("softmax", 1, 5)]):
     want = {"norm_scale": layers["attention.norm_scale"][i, :4], "norm_bias": layers["attention.norm_bias"][i, :4],
             "out": layers[f"{kind}.out"][i, :heads, :, :4], "out_bias": layers[f"{kind}.out_bias"][i, :4]}
@@ -85,91 +119,76 @@ def test_derived_tensors_by_hand(small):
             "up": layers["mlp.up"][i, :4, :ffn], "up_bias": layers["mlp.up_bias"][i, :ffn],
             "down": layers["mlp.down"][i, :ffn, :4], "down_bias": layers["mlp.down_bias"][i, :4]}
     jax.tree.map(np.testing.assert_array_equal, derived[f"layer_{i}_mlp"], want)
-  stem, head = small.params["stem"], small.params["head"]
   jax.tree.map(np.testing.assert_array_equal, derived["stem"], {name: leaf[..., :4] for name, leaf in stem.items()})
   want = {name: leaf if name == "classes_bias" else leaf[:4] for name, leaf in head.items()}
   jax.tree.map(np.testing.assert_array_equal, derived["head"], want)
-  assert list(derived) == ["stem", "layer_0_attention", "layer_0_mlp", "layer_1_attention", "layer_1_mlp", "head"]
 
 
 def test_derived_tree_is_the_small_networks_own(small):
-  module = EncoderTransformer(small.supernet.net, SPEC)
-  own = jax.eval_shape(module.init, jax.random.key(0), small.batch["image"])["params"]
+  own = jax.eval_shape(small.supernet.module(SPEC).init, jax.random.key(0), small.batch["image"])["params"]
   assert jax.eval_shape(lambda p: small.supernet.derive(p, SPEC), small.params) == own
 
 
-def test_used_is_what_gets_a_gradient(small):
+def test_used_is_what_gets_a_gradient(small, masked, used):
   """And there are as many as the network has parameters. Only key biases of softmax layers cannot matter:
   they add the same to all logits of a query."""
-  rng = np.random.default_rng(1)
-  weights = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
-  slope = lambda p, g: (weights * small.supernet.masked(p, g, small.batch["image"])).sum()
-  gradient = small.quick(jax.grad(slope))
-  used_by = small.quick(small.supernet.used)
-  for genes in small.quick(lambda key: small.space.sample(key, 20))(jax.random.key(0)):
-    used = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), used_by(genes), small.params)
-    count = small.supernet.net.count_spec(small.space.decode(np.asarray(genes)))
-    assert sum(mask.sum() for mask in jax.tree.leaves(used)) == count.params
-    grads = jax.device_get(gradient(small.params, genes))
-    for part in used:
-      for name, mask in used[part].items():
+  for genes in np.asarray(small.quick(lambda key: small.space.sample(key, 20))(jax.random.key(0))):
+    which = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), used(genes), small.params)
+    count = small.supernet.net.count_spec(small.space.decode(genes))
+    assert sum(mask.sum() for mask in jax.tree.leaves(which)) == count.params
+    _, grads = masked(small.params, genes)
+    for part in which:
+      for name, mask in which[part].items():
         moved = grads[part][name] != 0
         assert (moved <= mask).all(), name
         assert name == "softmax.key_bias" or (moved == mask).all(), name
 
 
-def test_exact_reads_nothing_else(small, genes):
-  run = small.quick(small.supernet.exact)
-  poisoned = poison(small.params, small.quick(small.supernet.used)(genes))
-  assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(poisoned))
-  close(run(poisoned, genes, small.batch["image"]), sliced(small, SPEC, small.batch["image"]))
-
-
-def test_a_chunk_reads_what_its_largest_member_reads(small):
+def test_a_chunk_reads_what_its_largest_member_reads(small, masked, used):
   """One member has the largest sizes of all in every layer, and no kind is used that it does not use."""
   smaller = EncoderSpec(4, (LayerSpec("linear", 1, 4, 3), LayerSpec("softmax", 1, 4, 3)))
-  specs = [EncoderSpec(4, SPEC.layers[:1]), SPEC, smaller]
-  genes = jnp.asarray(np.stack([small.space.encode(spec) for spec in specs]))
-  poisoned = poison(small.params, small.quick(small.supernet.used)(genes[1]))
+  genes = np.stack([small.space.encode(spec) for spec in (SHALLOW, SPEC, smaller)])
+  poisoned = poison(small.params, used(genes[1]))
   member = lambda g: small.supernet.shared(poisoned, g, small.batch["image"], "chunk")
-  for got, spec in zip(small.quick(jax.vmap(member, axis_name="chunk"))(genes), specs, strict=True):
-    close(got, sliced(small, spec, small.batch["image"]))
+  for got, row in zip(small.quick(jax.vmap(member, axis_name="chunk"))(genes), genes, strict=True):
+    close(got, masked(small.params, row)[0])
 
 
-def test_dead_channels_are_zero_whatever_their_weights(small, genes):
+def test_dead_channels_are_zero_whatever_their_weights(small, genes, masked, used):
   """The masked form multiplies by dead weights, so those must be finite; but their values do not count."""
-  run = small.quick(small.supernet.masked)
-  used = small.quick(small.supernet.used)(genes)
-  wild = jax.tree.map(lambda leaf, mask: np.where(mask, leaf, np.float32(1e3)), small.params, used)
-  close(run(wild, genes, small.batch["image"]), run(small.params, genes, small.batch["image"]), 1e-6)
+  wild = jax.tree.map(lambda leaf, mask: np.where(mask, leaf, np.float32(1e3)), small.params, used(genes))
+  close(masked(wild, genes)[0], masked(small.params, genes)[0], 1e-6)
 
 
-RATE = 0.0029  # of dropout, in steps of 1/256: one step at the largest width of 6, none at 4
+def test_noise_is_that_of_the_small_network(small, noisy):
+  """Of a network of full depth: one key, one pattern. Dropout is scaled down to nothing."""
+  network = noisy.supernet.module(SPEC)
+  run = small.quick(lambda params, *args: network.apply({"params": noisy.supernet.derive(params, SPEC)}, *args))
+  genes, images, key = noisy.space.encode(SPEC), small.batch["image"], jax.random.key(3)
+  want = np.asarray(run(small.params, images, key))
+  assert max(np.abs(want - run(small.params, images, jax.random.key(seed))).max() for seed in range(3)) > 1e-2
+  for form in (noisy.masked, noisy.exact):
+    close(form(small.params, genes, images, key), want)
 
 
-def test_noise_is_that_of_the_small_network(small):
-  """Stochastic depth of a network of full depth: one key, one pattern. Dropout is scaled down to nothing."""
-  supernet = small.make(stochastic_depth=0.6, dropout=RATE)
-  deep = EncoderSpec(4, SPEC.layers + (LayerSpec("linear", 1, 4, 5),))
-  genes, images, key = jnp.asarray(small.space.encode(deep)), small.batch["image"], jax.random.key(3)
-  want = sliced(small, deep, images, key, supernet=supernet)
-  assert np.abs(want - sliced(small, deep, images)).max() > 1e-2
-  for form in (supernet.masked, supernet.exact):
-    close(small.quick(form)(small.params, genes, images, key), want)
+@pytest.mark.parametrize("spec", [SPEC, SHALLOW], ids=["narrow", "shallow"])
+def test_exact_reads_nothing_else(small, noisy, used, spec):
+  genes, images, key = noisy.space.encode(spec), small.batch["image"], jax.random.key(3)
+  poisoned = poison(small.params, used(small.space.encode(spec)))
+  assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(poisoned["layers"]))
+  close(noisy.exact(poisoned, genes, images, key), noisy.masked(small.params, genes, images, key))
 
 
-def test_dropout_falls_with_the_width(small):
-  supernet, images = small.make(dropout=RATE), small.batch["image"]
-  run = small.quick(lambda g, key: supernet.masked(small.params, g, images, key))
-  wide = jnp.asarray(small.space.encode(EncoderSpec(6, SPEC.layers)))
-  narrow = jnp.asarray(small.space.encode(SPEC))
-  differs = lambda genes: any((run(genes, jax.random.key(i)) != run(genes, jax.random.key(0))).any() for i in range(20))
+def test_dropout_falls_with_the_width(small, noisy):
+  """Of a single layer, which is never left out."""
+  run = lambda genes, seed: np.asarray(noisy.masked(small.params, genes, small.batch["image"], jax.random.key(seed)))
+  wide, narrow = (noisy.space.encode(EncoderSpec(dim, SHALLOW.layers)) for dim in (6, 4))
+  differs = lambda genes: any((run(genes, seed) != run(genes, 0)).any() for seed in range(20))
   assert differs(wide) and not differs(narrow)
 
 
-def test_bfloat16_is_close(small, genes):
-  rough = small.make(dtype="bfloat16")
-  run = lambda supernet: small.quick(supernet.masked)(small.params, genes, small.batch["image"])
-  got, want = run(rough), run(small.supernet)
-  assert got.dtype == jnp.float32 and (got != want).any()
+def test_bfloat16_is_close(small, genes, masked):
+  rough = small.quick(small.make(dtype="bfloat16").masked)
+  got, (want, _) = rough(small.params, genes, small.batch["image"]), masked(small.params, genes)
+  assert got.dtype == jnp.float32 and (np.asarray(got) != want).any()
   close(got, want, 2e-2)

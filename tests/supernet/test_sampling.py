@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import types
 
 import jax
@@ -28,18 +29,31 @@ def ordinal_values(space, genes):
   return {name: value for name, value in space.values(np.asarray(genes)).items() if not name.endswith("kind")}
 
 
+@functools.cache
+def drawing(sampling, space):
+  """Compiled seeds -> what is drawn with each, and whether that is a member."""
+
+  def draw(seed):
+    genes = sampling(jax.random.key(seed), space)
+    return genes, space.contains(genes)
+
+  return jax.jit(jax.vmap(draw))
+
+
+def drawn(sampling, space):
+  return jax.device_get(drawing(sampling, space)(np.arange(20)))
+
+
 def test_uniform_draws_members_and_nothing_else(space):
-  draw = jax.jit(lambda key: Sampling(num_networks=5)(key, space))
-  genes = jnp.concatenate([draw(jax.random.key(seed)) for seed in range(20)])
-  assert genes.shape == (100, space.num_genes) and space.contains(genes).all()
-  assert len(np.unique(genes, axis=0)) > 20
-  np.testing.assert_array_equal(draw(jax.random.key(3)), genes[15:20])
+  genes, inside = drawn(Sampling(num_networks=5), space)
+  assert genes.shape == (20, 5, space.num_genes) and inside.all()
+  assert len(np.unique(genes.reshape(100, -1), axis=0)) > 20
+  np.testing.assert_array_equal(drawn(Sampling(num_networks=5), space)[0], genes)
 
 
 def test_sandwich_draws_the_largest_the_smallest_and_others(space):
-  draw = jax.jit(lambda key: Sampling("sandwich", 4)(key, space))
-  genes = np.stack([draw(jax.random.key(seed)) for seed in range(20)])
-  assert genes.shape == (20, 4, space.num_genes) and space.contains(genes.reshape(80, -1)).all()
+  genes, inside = drawn(Sampling("sandwich", 4), space)
+  assert genes.shape == (20, 4, space.num_genes) and inside.all()
   allowed = {gene.name: [v for v, ok in zip(gene.values, row) if ok] for gene, row in zip(space.genes, space.allowed)}
   for row in genes:
     for place, end in ((0, max), (1, min)):
@@ -51,15 +65,23 @@ def test_sandwich_draws_the_largest_the_smallest_and_others(space):
   assert len(np.unique(genes[:, 2:].reshape(40, -1), axis=0)) > 10
 
 
-@pytest.mark.parametrize("which", ["largest", "smallest"])
-def test_extremes_of_any_genome_are_members_and_keep_its_kinds(space, which):
-  genes = space.sample(jax.random.key(0), 50)
-  ends = jax.jit(jax.vmap(lambda row: extreme(space, row, which)))(genes)
-  assert space.contains(ends).all()
-  np.testing.assert_array_equal(jax.vmap(lambda row: extreme(space, row, which))(ends), ends)
-  for row, end in zip(np.asarray(genes), np.asarray(ends)):
-    before, after = space.decode(row), space.decode(end)
-    assert all(a.kind == b.kind for a, b in zip(before.layers, after.layers))
+def test_extremes_of_any_genome_are_members_and_keep_its_kinds(space):
+  @jax.jit
+  def run(key):
+    genes, ends = space.sample(key, 50), {}
+    for which in ("largest", "smallest"):
+      extremes = jax.vmap(lambda row: extreme(space, row, which))
+      once = extremes(genes)
+      ends[which] = once, extremes(once), space.contains(once)
+    return genes, ends
+
+  genes, ends = jax.device_get(run(jax.random.key(0)))
+  for once, twice, inside in ends.values():
+    assert inside.all()
+    np.testing.assert_array_equal(twice, once)
+    for row, end in zip(genes, once):
+      before, after = space.decode(row), space.decode(end)
+      assert all(a.kind == b.kind for a, b in zip(before.layers, after.layers))
 
 
 @pytest.mark.parametrize("change, message", [
@@ -100,7 +122,7 @@ TASK = types.SimpleNamespace(prepare=prepare, inputs=lambda batch: batch["image"
 
 
 def by_hand(toy, sampling, params, teacher_params, batch, keys):
-  """The mean over the drawn networks, one after another; the teacher has weights of its own, and no noise."""
+  """The mean over the drawn networks, one after another, and these; the teacher has weights of its own, and no noise."""
   augment, noise, tie = jax.random.split(keys.micro, 3)
   genes, batch = sampling(keys.step, toy.space), prepare(augment, batch)
   noises = jax.random.split(noise, len(genes))
@@ -114,44 +136,53 @@ def by_hand(toy, sampling, params, teacher_params, batch, keys):
     for i, row in enumerate(genes):
       imitation = (jnp.exp(target) * (target - jax.nn.log_softmax(logits[i]))).sum(-1).mean()
       losses[i] = jnp.where((row == largest).all(), losses[i], imitation)
-  return sum(losses) / len(losses)
+  return sum(losses) / len(losses), genes
+
+
+@pytest.fixture(scope="module")
+def toy(small):
+  return Toy(small.space, small.supernet.net)
+
+
+KEYS = Keys(jax.random.key(1), jax.random.key(2))
+
+
+@functools.cache
+def compiled(toy, sampling):
+  """(parameters, batch, keys) -> the loss, and again with what comes with it and its gradient."""
+  loss = supernet_loss(toy, sampling, TASK)
+  return jax.jit(lambda *args: (loss(*args)[0], *jax.value_and_grad(loss, has_aux=True)(*args)))
 
 
 @pytest.mark.parametrize("sampling", [
     Sampling(), Sampling("sandwich", 3, True), Sampling(num_networks=3, distill=True),
     *(pytest.param(each, marks=pytest.mark.slow) for each in (Sampling(num_networks=3), Sampling("sandwich", 3)))],
     ids=lambda s: f"{s.rule}{s.num_networks}{'-distill' * s.distill}")
-def test_loss_and_gradient_by_hand(small, sampling):
-  toy, keys = Toy(small.space, small.supernet.net), Keys(jax.random.key(1), jax.random.key(2))
-  params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(small.space.num_genes, 48, 3)), jnp.float32)}
-  loss = supernet_loss(toy, sampling, TASK)
-  (value, (metrics, used)), grads = small.quick(jax.value_and_grad(loss, has_aux=True))(params, small.batch, keys)
-  alone, _ = small.quick(loss)(params, small.batch, keys)
-  want, want_grads = small.quick(jax.value_and_grad(
-      lambda mine, teachers: by_hand(toy, sampling, mine, teachers, small.batch, keys)))(params, params)
+def test_loss_and_gradient_by_hand(small, toy, sampling):
+  params = {"w": np.random.default_rng(0).normal(size=(small.space.num_genes, 48, 3)).astype(np.float32)}
+  alone, (value, (metrics, used)), grads = jax.device_get(compiled(toy, sampling)(params, small.batch, KEYS))
+  reference = jax.value_and_grad(lambda mine, *rest: by_hand(toy, sampling, mine, *rest), has_aux=True)
+  (want, drawn), want_grads = jax.device_get(small.quick(reference)(params, params, small.batch, KEYS))
   np.testing.assert_allclose((value, alone), want, rtol=1e-5)  # with and without a gradient
   np.testing.assert_allclose(grads["w"], want_grads["w"], rtol=1e-4, atol=1e-6)
-  drawn = np.asarray(sampling(keys.step, small.space))
   np.testing.assert_array_equal(used["w"][:, 0, 0], (drawn > 0).any(0))
   assert metrics == {} and not np.where(used["w"], 0, grads["w"]).any()
 
 
-def test_a_teacher_learns_from_the_labels_and_students_from_it_alone(small):
+def test_a_teacher_learns_from_the_labels_and_students_from_it_alone(small, toy):
   """Other labels change the gradient of the largest network only."""
-  toy, keys = Toy(small.space, small.supernet.net), Keys(jax.random.key(1), jax.random.key(2))
-  params = {"w": jnp.ones((small.space.num_genes, 48, 3))}
+  params = {"w": np.ones((small.space.num_genes, 48, 3), np.float32)}
   for sampling, teaches in ((Sampling("sandwich", 3, True), True), (Sampling(num_networks=3, distill=True), False)):
-    loss = supernet_loss(toy, sampling, TASK)
-    gradient = small.quick(jax.grad(lambda p, labels: loss(p, small.batch | {"label": labels}, keys)[0]))
-    one, two = (gradient(params, labels)["w"] for labels in (small.batch["label"], 2 - small.batch["label"]))
+    one, two = (np.asarray(compiled(toy, sampling)(params, small.batch | {"label": labels}, KEYS)[2]["w"])
+                for labels in (small.batch["label"], 2 - np.asarray(small.batch["label"])))
     assert (one != two).any() == teaches
 
 
-def test_the_draw_is_the_steps_and_the_noise_the_micro_batchs(small):
-  toy, sampling = Toy(small.space, small.supernet.net), Sampling(num_networks=2)
-  params = {"w": jnp.ones((small.space.num_genes, 48, 3)).at[..., 0].set(2)}
-  loss = small.quick(supernet_loss(toy, sampling, TASK))
-  run = lambda step, micro: loss(params, small.batch, Keys(jax.random.key(step), jax.random.key(micro)))
+def test_the_draw_is_the_steps_and_the_noise_the_micro_batchs(small, toy):
+  params = {"w": np.ones((small.space.num_genes, 48, 3), np.float32)}
+  params["w"][..., 0] = 2
+  run = lambda *seeds: jax.device_get(
+      compiled(toy, Sampling())(params, small.batch, Keys(*map(jax.random.key, seeds)))[1])
   (one, (_, used)), (two, (_, same)), (_, (_, other)) = run(0, 0), run(0, 1), run(1, 0)
   np.testing.assert_array_equal(used["w"], same["w"])
   assert one != two and (used["w"] != other["w"]).any()
@@ -160,9 +191,9 @@ def test_the_draw_is_the_steps_and_the_noise_the_micro_batchs(small):
 def test_mean_over_is_the_mean_and_so_is_its_gradient(small):
   """Memory aside; also where it is part of a larger function."""
   rng = np.random.default_rng(0)
-  genes, keys = small.space.sample(jax.random.key(0), 4), jax.random.split(jax.random.key(1), 4)
-  params = {"w": jnp.asarray(rng.normal(size=11), jnp.float32), "scale": jnp.float32(0.3)}
-  batch, teacher = jnp.asarray(rng.normal(size=(5, 11)), jnp.float32), jnp.float32(2.0)
+  genes, keys = rng.integers(0, 3, (4, 11)), jax.vmap(jax.random.key)(np.arange(4))
+  params = {"w": rng.normal(size=11).astype(np.float32), "scale": np.float32(0.3)}
+  batch, teacher = rng.normal(size=(5, 11)).astype(np.float32), np.float32(2.0)
 
   def of_one(params, genes, batch, key, teacher):
     rows = jnp.tanh(batch * genes @ params["w"]) + jax.random.normal(key, (5,)) * params["scale"]
@@ -170,7 +201,7 @@ def test_mean_over_is_the_mean_and_so_is_its_gradient(small):
 
   plain = lambda p: jnp.stack([of_one(p, genes[i], batch, keys[i], teacher) for i in range(4)]).mean() ** 2
   ours = lambda p: _mean_over(of_one)(p, genes, batch, keys, teacher) ** 2
-  (value, grads), (want, want_grads) = (small.quick(jax.value_and_grad(f))(params) for f in (ours, plain))
-  np.testing.assert_allclose(value, want, rtol=1e-6)
+  run = small.quick(lambda p: (ours(p), *map(lambda f: jax.value_and_grad(f)(p), (ours, plain))))
+  alone, (value, grads), (want, want_grads) = jax.device_get(run(params))
+  np.testing.assert_allclose((value, alone), want, rtol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), grads, want_grads)
-  np.testing.assert_allclose(ours(params), value, rtol=1e-6)

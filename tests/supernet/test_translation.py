@@ -21,7 +21,7 @@ SPACE = TranslationSpace(
     span=(1, 2), qkv_dim=8, encoder_kinds=("softmax", "linear"), decoder_kinds=("linear",), cross_kinds=("softmax",))
 SPEC = TranslationSpec(6, 6, (LayerSpec("linear", 1, 8, 3), LayerSpec("softmax", 2, 4, 5)),
                        (DecoderLayerSpec("linear", 2, 4, "softmax", 2, 4, 2, 2),))
-PAIR = Pair(jnp.array([[5, 4, 2, PAD], [3, 8, 6, 2]]), jnp.array([[6, 5, 2], [4, 2, PAD]]))
+PAIR = Pair(np.array([[5, 4, 2, PAD], [3, 8, 6, 2]]), np.array([[6, 5, 2], [4, 2, PAD]]))
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 
@@ -36,22 +36,28 @@ def make(**config):
 def params():
   """None is zero."""
   shapes, rng = jax.eval_shape(PRE.init, jax.random.key(0)), np.random.default_rng(0)
-  return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+  return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
 
 
 def close(got, want):
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def poisoned(params, genes, value=jnp.nan):
+def poisoned(params, genes, value=np.nan):
   """The parameters with this value wherever they are not used. In cross-attention, what lies behind the encoder's width
   meets zeros, so it may be anything that is finite."""
   bad = lambda path: 1e3 if path[-1].key.startswith("cross.") else value
   change = lambda path, leaf, mask: np.where(mask, leaf, np.float32(bad(path)))
-  return jax.tree_util.tree_map_with_path(change, params, quick(PRE.used)(genes))
+  return jax.tree_util.tree_map_with_path(change, params, USED(genes))
 
 
 PRE = make(norm="pre", embeddings="separate")
+USED = quick(PRE.used)
+FEW = dataclasses.replace(SPACE, encoder_heads=(2,), cross_heads=(4,), span=(2,))  # as large, and compiled quickly
+OF_FEW = TranslationSpec(4, 6, (LayerSpec("linear", 2, 4, 3), LayerSpec("softmax", 2, 4, 5)),
+                         (DecoderLayerSpec("linear", 2, 4, "softmax", 4, 2, 2, 2),))
+NOISY = dataclasses.replace(
+    make(norm="pre", embeddings="separate", dropout=0.3, activation_dropout=0.2, attention_dropout=0.1), space=FEW)
 
 
 # -- what is stored ----------------------------------------------------------------------------------------------------
@@ -85,8 +91,8 @@ def test_stored_tensors():
 
 
 def test_initial_layers_differ_and_repeat():
-  init = quick(make().init)
-  one, again, other = (init(jax.random.key(seed)) for seed in (0, 0, 1))
+  init = quick(dataclasses.replace(make(), space=dataclasses.replace(SPACE, encoder_kinds=("linear",))).init)
+  one, again, other = (jax.device_get(init(jax.random.key(seed))) for seed in (0, 0, 1))
   jax.tree.map(np.testing.assert_array_equal, one, again)
   for side in ("encoder", "decoder"):
     up = one[side]["mlp.up"]
@@ -95,7 +101,7 @@ def test_initial_layers_differ_and_repeat():
 
 def test_derived_tensors_by_hand(params):
   """Fewer heads are runs of neighbouring ones."""
-  derived = make(embeddings="separate").derive(params, SPEC)
+  derived = quick(lambda params: make(embeddings="separate").derive(params, SPEC))(params)
   encoder, decoder = params["encoder"], params["decoder"]
 
   def norm(stored, module, i):
@@ -128,12 +134,13 @@ def test_used_is_what_the_network_has(norm, embeddings):
   supernet = make(norm=norm, embeddings=embeddings)
   shapes, rng = jax.eval_shape(supernet.init, jax.random.key(0)), np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: rng.integers(1, 100, leaf.shape), shapes)
-  total, used_by = lambda tree: sum(int(leaf.sum()) for leaf in jax.device_get(jax.tree.leaves(tree))), quick(supernet.used)
-  for genes in quick(lambda key: SPACE.sample(key, 6))(jax.random.key(0)):
-    spec = SPACE.decode(np.asarray(genes))
-    used = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), used_by(genes), shapes)
+  total, used_by = lambda tree: sum(int(leaf.sum()) for leaf in jax.tree.leaves(tree)), quick(supernet.used)
+  genomes = np.asarray(quick(lambda key: SPACE.sample(key, 6))(jax.random.key(0)))
+  specs = [SPACE.decode(genes) for genes in genomes]
+  derived = jax.device_get(quick(lambda params: [supernet.derive(params, spec) for spec in specs])(params))
+  for genes, spec, small in zip(genomes, specs, derived):
+    used = jax.tree.map(lambda mask, leaf: np.broadcast_to(mask, leaf.shape), jax.device_get(used_by(genes)), shapes)
     assert total(used) == supernet.net.count_spec(spec).params
-    small = supernet.derive(jax.tree.map(jnp.asarray, params), spec)
     assert total(small) == total(jax.tree.map(np.multiply, params, used))
     own = jax.eval_shape(supernet.module(spec).init, jax.random.key(0), PAIR)["params"]
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, own)
@@ -144,16 +151,14 @@ def test_used_is_what_the_network_has(norm, embeddings):
 
 def test_exact_is_the_small_network_with_its_noise_and_reads_nothing_else(params):
   """One key, one pattern of dropout, at rates of the network's own widths."""
-  supernet = make(norm="pre", embeddings="separate", dropout=0.3, activation_dropout=0.2, attention_dropout=0.1)
-  spec, key = dataclasses.replace(SPEC, encoder_embed_dim=4), jax.random.key(3)
-  genes, small = jnp.asarray(SPACE.encode(spec)), PRE.derive(params, spec)
-  run = quick(supernet.module(spec).apply)
-  want = run({"params": small}, PAIR, key)
-  close(quick(supernet.exact)(poisoned(params, genes), genes, PAIR, key), want)
-  assert np.abs(want - run({"params": small}, PAIR, jax.random.key(4))).max() > 1e-2
+  key, network = jax.random.key(3), NOISY.module(OF_FEW)
+  run = quick(lambda params, *args: network.apply({"params": NOISY.derive(params, OF_FEW)}, *args))
+  want, genes = np.asarray(run(params, PAIR, key)), FEW.encode(OF_FEW)
+  close(quick(NOISY.exact)(poisoned(params, SPACE.encode(OF_FEW)), genes, PAIR, key), want)
+  assert np.abs(want - run(params, PAIR, jax.random.key(4))).max() > 1e-2
 
 
 def test_dead_weights_do_not_count(params):
   """The masked form multiplies by them, so they must be finite, but nothing else."""
-  masked, genes = quick(PRE.masked), jnp.asarray(SPACE.encode(SPEC))
-  close(masked(poisoned(params, genes, 1e3), genes, PAIR), masked(params, genes, PAIR))
+  masked, genes = quick(dataclasses.replace(PRE, space=FEW).masked), FEW.encode(OF_FEW)
+  close(masked(poisoned(params, SPACE.encode(OF_FEW), 1e3), genes, PAIR), masked(params, genes, PAIR))
