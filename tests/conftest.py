@@ -6,6 +6,7 @@ import io
 import math
 import os
 import pathlib
+import resource
 import runpy
 import shutil
 import subprocess
@@ -21,24 +22,19 @@ import jaxtyping
 import pytest
 import rich.console
 from absl.testing import flagsaver
+from jax.experimental.compilation_cache import compilation_cache
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jaxtyping.install_import_hook("nasformer", "beartype.beartype")
 
 ROOT = pathlib.Path(__file__).parent.parent
+MOST_MEMORY = 2.5e9  # bytes that a process of tests may fill before it forgets its compiled programs
 MICRO = f"--config={ROOT / 'tests' / 'micro.py'}"
 MICRO_TEXT = f"--config={ROOT / 'tests' / 'micro_text.py'}"
-
-
-def pytest_configure(config):
-  """Compiled programs are kept in pytest's cache: both workers share them, and the next run compiles only what has changed."""
-  if not hasattr(config, "cache"):  # it can be switched off
-    return
-  jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(items):
@@ -50,11 +46,27 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: [item.path not in files for files in needs.values()])
 
 
+@pytest.fixture(scope="session")
+def compiled(request):
+  """Folder in pytest's cache for compiled programs, which outlive processes there; None where the cache is switched off."""
+  return str(request.config.cache.mkdir("compiled")) if hasattr(request.config, "cache") else None
+
+
 @pytest.fixture(autouse=True, scope="module")
-def forget():
-  """Drops compiled programs after each file: kept to the end, they would fill gigabytes."""
+def programs(request, compiled):
+  """What the pipeline compiles is kept for other processes and the next run. To keep what tests of single parts compile would
+  cost more than it saves; in memory it stays for the next file, as long as there is room."""
+  jax.config.update("jax_compilation_cache_dir", compiled if request.path.parent == ROOT / "tests" else None)
+  compilation_cache.reset_cache()
   yield
-  jax.clear_caches()
+  if memory() > MOST_MEMORY:
+    jax.clear_caches()
+
+
+def memory():
+  """Bytes of this process; without end where the system does not say."""
+  pages = pathlib.Path("/proc/self/statm")
+  return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else math.inf
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
@@ -66,18 +78,20 @@ class Program:
 
   Attributes:
     config: which one.
+    compiled: folder of compiled programs, or None.
     keeps: whether it keeps what it compiles; one that will be killed must not, for it might leave half a file.
     devices: of each process.
   """
 
   config: str = MICRO
+  compiled: str | None = None
   keeps: bool = True
   devices: int = 2
 
   def start(self, *flags, **options):
     """The running process."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices), "XLA_FLAGS": QUICK,
-           "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+           "JAX_COMPILATION_CACHE_DIR": self.compiled or "",
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if self.keeps else "1e9"}
     return subprocess.Popen([sys.executable, "-m", "nasformer.main", self.config, *flags], cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
@@ -97,13 +111,13 @@ def shared(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def program():
-  return Program()
+def program(compiled):
+  return Program(MICRO, compiled)
 
 
 @pytest.fixture(scope="session")
-def text_program():
-  return Program(MICRO_TEXT)
+def text_program(compiled):
+  return Program(MICRO_TEXT, compiled)
 
 
 @pytest.fixture(scope="session")
