@@ -54,9 +54,10 @@ def compiled(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def programs(request, compiled):
-  """What the pipeline compiles is kept for other processes and the next run. To keep what tests of single parts compile would
-  cost more than it saves; in memory it stays for the next file, as long as there is room."""
-  jax.config.update("jax_compilation_cache_dir", compiled if request.path.parent == ROOT / "tests" else None)
+  """What the pipeline and searches compile is kept for other tests and processes, and the next run. To keep what tests of single
+  parts compile would cost more than it saves; in memory it stays for the next file, as long as there is room."""
+  keep = request.path.parent.name in ("tests", "search")
+  jax.config.update("jax_compilation_cache_dir", compiled if keep else None)
   compilation_cache.reset_cache()
   yield
   if memory() > MOST_MEMORY:
