@@ -42,11 +42,11 @@ from nasformer.workdir import differences
 
 # What is counted where no network family is given: a space, its task, and data of the usual size. By the rule of
 # translation networks the vocabulary does not count.
-_BEST_FIRST = jax.jit(order.best_first)
 _USUAL = (
     (Encoder, ImageClassification(), Info("224 x 224 images", (224, 224, 3), 1000, (), "", (0.0,) * 3, (255.0,) * 3)),
     (Translation, TranslationTask(), TextInfo("sentences", "en", "de", 8000, 8000, True, 128, (128,), "", "")),
 )
+_BEST_FIRST = jax.jit(order.best_first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +182,8 @@ class Search:
       return []
     known = np.array([self._objectives(trial) for trial in self.trials], np.float32)
     room = 2 ** len(known).bit_length()  # of few sizes, each compiled once
-    best = _BEST_FIRST(np.pad(known, ((0, room - len(known)), (0, 0)), constant_values=np.nan))
-    alive = np.isfinite(known).all(1)
-    return [self.trials[i] for i in np.asarray(best) if i < len(alive) and alive[i]][:num]
+    best = _BEST_FIRST(np.pad(known, ((0, room - len(known)), (0, 0)), constant_values=np.nan))  # failures are last
+    return [self.trials[i] for i in np.asarray(best)[: np.isfinite(known).all(1).sum()][:num]]
 
   def front(self) -> list[Candidate]:
     """The candidates that no other one dominates, in the order of asking."""
