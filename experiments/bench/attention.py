@@ -21,6 +21,7 @@ networks is what `--stages=latency` measures.
 
 import dataclasses
 import importlib.metadata
+import itertools
 import math
 import os
 import pathlib
@@ -163,12 +164,15 @@ def measure(mode: str, what: str, device: tuple[float, float], console: Console)
 
 
 def crossing(rows: list[dict], name: str) -> str:
-  """The length from which on a kind is faster than softmax, between two measured ones by a line in logarithms."""
+  """The length from which on a kind is faster than softmax, between two measured ones by a line in logarithms.
+
+  At the last length it must be faster by 5 %, for less is chance.
+  """
   at = lambda kind: {row["length"]: row["ms"] for row in rows if row["kind"] == kind}
   soft, mine = at("softmax"), at(name)
   lengths = sorted(set(soft) & set(mine))
   gains = [math.log(soft[length] / mine[length]) for length in lengths]
-  if not gains or gains[-1] <= 0:
+  if not gains or gains[-1] <= 0.05:
     return f"beyond {lengths[-1]:,}" if lengths else ""
   last = max((i for i, gain in enumerate(gains) if gain <= 0), default=None)
   if last is None:
@@ -200,20 +204,21 @@ def summary(rows: list[dict], mode: str, what: str) -> Table:
 
 
 def picture(rows: list[dict]) -> Figure:
-  groups = list(dict.fromkeys((row["mode"], row["what"]) for row in rows))
-  figure = Figure((5 * min(len(groups), 3), 4 * -(-len(groups) // 3)), layout="constrained")
-  every = figure.subplots(-(-len(groups) // 3), min(len(groups), 3), squeeze=False).ravel()
+  """A row for each mode, a column for each of what is timed."""
+  modes, whats = (list(dict.fromkeys(row[name] for row in rows)) for name in ("mode", "what"))
+  figure = Figure((4 * len(whats), 3 * len(modes) + 0.8), layout="constrained")
+  every = figure.subplots(len(modes), len(whats), squeeze=False)
   names = list(dict.fromkeys(row["kind"] for row in rows))
-  for axes, group in zip(every, groups):
+  handles = {}
+  for place, (mode, what) in zip(every.flat, itertools.product(modes, whats)):
     for number, name in enumerate(names):
-      line = [(row["length"], row["ms"]) for row in rows if (row["mode"], row["what"]) == group and row["kind"] == name]
+      line = sorted((row["length"], row["ms"]) for row in rows if (row["mode"], row["what"], row["kind"]) == (mode, what, name))
       if line:
-        axes.loglog(*zip(*line), color="black" if name == "softmax" else f"C{number % 10}", marker=".", label=name,
-                    ls="--" if number > 9 else "-", lw=2 if name == "softmax" else 1)
-    axes.set_title(", ".join(group))
-    axes.set_xlabel("tokens")
-    axes.set_ylabel("ms")
-  figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+        handles[name], = place.loglog(*zip(*line), color="black" if name == "softmax" else f"C{number % 10}", marker=".",
+                                      label=name, ls="--" if number > 9 else "-", lw=2 if name == "softmax" else 1)
+    place.set(title=f"{mode}, {what}", xlabel="tokens", ylabel="ms")
+    place.set_visible(place.has_data())
+  figure.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=6, fontsize=8)
   return figure
 
 
@@ -235,7 +240,7 @@ def main(_):
         for row in measure(mode, what, device, console):
           log.write(row | {"load": os.getloadavg()[0]})
   rows = list({tuple(row[name] for name in ("mode", "what", "length", "kind")): row for row in log.read()[1:]}.values())
-  picture(rows).savefig(folder / "attention.png", dpi=120)
+  picture(rows).savefig(folder / "attention.png", dpi=90)
   for mode, what in dict.fromkeys((row["mode"], row["what"]) for row in rows):
     console.print(summary(rows, mode, what))
   console.print(f"{header['device']}, jax {header['jax']}; table and figure: {folder}")

@@ -200,8 +200,11 @@ def _limit_line(run: Run, axes: Axes, cost: str) -> None:
 
 
 def _number_axis(axes: Axes, label: str) -> None:
+  """As many digits as the ticks have, so that near ones differ."""
   axes.set_xlabel(label)
-  axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: si(value)))
+  large = matplotlib.ticker.EngFormatter(sep="")
+  axes.xaxis.set_major_formatter(
+      matplotlib.ticker.FuncFormatter(lambda value, _: large.format_eng(value) if abs(value) >= 1000 else f"{value:g}"))
 
 
 def _metric_axis(axis, metric: Metric) -> None:

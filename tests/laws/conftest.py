@@ -280,12 +280,12 @@ def draw(space, num):
 
 @functools.cache
 def cover(space):
-  """The smallest genome, the largest, and of random ones as few as make every choice that a layer or the whole can make."""
-  ends = [space.genome({gene.name: gene.values[place] for gene in space.genes}) for place in (0, -1)]
+  """The largest genome, and of random ones as few as make every other choice that a layer or the whole can make."""
+  largest = space.genome({gene.name: gene.values[-1] for gene in space.genes})
   choices = lambda row: {(re.sub(r"\d+", "*", name), value) for name, value in space.values(row).items()}
   rest = [(row, choices(row)) for row in draw(space, 100)]
-  found, missing = ends, set().union(*(made for _, made in rest)) - choices(ends[0]) - choices(ends[1])
-  while missing or len(found) < 3:
+  found, missing = [largest], set().union(*(made for _, made in rest)) - choices(largest)
+  while missing or len(found) < 2:
     row, made = max(rest, key=lambda pair: len(pair[1] & missing))
     found, missing = [*found, row], missing - made
   return np.stack(found)
