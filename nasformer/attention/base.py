@@ -9,14 +9,14 @@ A kind is a frozen dataclass of hyper-parameters with three pure methods:
 for kinds that pass something on to the next layer of their kind (`carry`), one that says what the first of them finds, which
 gives loops over layers one form:
 
-  `first_carry(sizes, batch, length, dtype)`
+  `first_carry(sizes, batch, length, dtype, keys)`
 
 and, where it can be used by a decoder, four more that give the same, one token after another:
 
   `begin(params, batch, max_length, dtype)`       the state before the first token
   `step(params, x, state, position, carry, context)` self-attention of the next token, which the state takes in
   `read(params, source, context)`                 what cross-attention keeps of a source
-  `look(params, x, memory, position, context)`    cross-attention of one token
+  `look(params, x, memory, position, carry, context)` cross-attention of the next token
 
 That is the level at which all kinds are alike, whether they own unusual projections (Luna, Mega), pass something up
 through the layers (`carry`: Luna's memory, evolving attention's maps) or are a mere function of q, k and v. For the last,
@@ -165,7 +165,7 @@ class Kind:
     """Mixes tokens; returns the output and what travels on to the next layer (`carry` itself where it is not used)."""
     raise NotImplementedError
 
-  def first_carry(self, sizes: Sizes, batch: int, length: int, dtype: Any) -> Any:
+  def first_carry(self, sizes: Sizes, batch: int, length: int, dtype: Any, keys: int | None = None) -> Any:
     """What a layer finds that has none of its kind below it, as arrays: the form of what all layers pass on.
 
     A layer that is given None finds the same. Kinds that pass on nothing have None for all.
@@ -175,6 +175,7 @@ class Kind:
       batch: number of sequences.
       length: of all of them.
       dtype: of the tokens.
+      keys: in cross-attention, the length of what all of them attend to at most.
     """
     return None
 
@@ -191,9 +192,12 @@ class Kind:
     """What cross-attention needs of a source, computed once; the batch is the first axis of all of it."""
     raise NotImplementedError
 
-  def look(self, params: Tensors, x: Float[Array, "B 1 D"], memory: Any, position: Int[Array, ""],
-           context: Context) -> Float[Array, "B 1 D"]:
-    """Cross-attention of the token at `position` to what `read` gave."""
+  def look(self, params: Tensors, x: Float[Array, "B 1 D"], memory: Any, position: Int[Array, ""], carry: Any = None,
+           context: Context = Context()) -> tuple[Float[Array, "B 1 D"], Any, Any]:
+    """Cross-attention of the token at `position` to what `read` gave: its output, what the next one looks at, and the carry.
+
+    What does not change of the memory is given back as it is, so that decoding can tell.
+    """
     raise NotImplementedError
 
   def count(self, sizes: Sizes, queries: int, keys: int, causal: bool = False) -> Count:
@@ -276,9 +280,9 @@ class Core(Kind):
   def read(self, params, source, context):
     return self.remember(params, *self._keys_values(params, source), context)
 
-  def look(self, params, x, memory, position, context):
+  def look(self, params, x, memory, position, carry=None, context=Context()):
     q = project(x, params["query"], params["query_bias"])
-    return self._join(params, self.recall(params, memory, q, position, context.copies))
+    return self._join(params, self.recall(params, memory, q, position, context.copies)), memory, carry
 
   def _keys_values(self, params, source):
     return (project(source, params["key"], params["key_bias"]), project(source, params["value"], params["value_bias"]))

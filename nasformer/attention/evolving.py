@@ -5,12 +5,14 @@ over queries and keys as if it were a picture whose channels are the heads,
 
   A' = (1 - carry_mix) G + carry_mix A_below,   A = conv_mix LeakyReLU(conv(A')) + (1 - conv_mix) A',
 
-then takes the softmax of A and passes A on. The lowest layer has A = G, and a head that was dead below takes G for A'. What
-cannot be seen is zero before and after the convolution, so nothing leaks and padding is what a border is; and where later
-keys are hidden, the convolution sees the query's own and the previous row only. Convolutions start near the identity.
+then takes the softmax of A and passes A on. The lowest layer has A = G, and a head that was dead below takes G for A'; so does
+a key that was not seen below, as where cross-attention looks at fewer encoder layers. What cannot be seen is zero before and
+after the convolution, so nothing leaks and padding is what a border is; every encoder layer is a picture of its own. Where
+queries come one after another, the convolution sees the query's own and the previous row only. Convolutions start near the
+identity.
 
 In the dilated form a convolution of three tokens, twice as far apart in every layer of this kind, is added to what
-attention gives. The release puts both side by side and gives either a part of the channels; it also masks nothing.
+self-attention gives. The release puts both side by side and gives either a part of the channels; it also masks nothing.
 """
 
 import dataclasses
@@ -39,7 +41,7 @@ class Evolving(Softmax):
     dilated: add a convolution of tokens whose dilation doubles from layer to layer.
   """
 
-  can = Can(cross=False, divides=False)
+  can = Can(divides=False)
   carry_mix: float = 0.5
   conv_mix: float = 0.5
   slope: float = 0.01
@@ -52,26 +54,32 @@ class Evolving(Softmax):
 
   def core_params(self, sizes):
     heads, embed, zeros = sizes.num_heads, sizes.embed_dim, jax.nn.initializers.zeros
-    tensors = {"maps": Tensor((2 if sizes.causal else 3, 3, heads, heads), (None, None, "heads", "heads"), _nearly_identity),
+    rows = 2 if _in_decoder(sizes) else 3
+    tensors = {"maps": Tensor((rows, 3, heads, heads), (None, None, "heads", "heads"), _nearly_identity),
                "maps_bias": Tensor((heads,), ("heads",), zeros)}
-    if self.dilated:
+    if self._has_tokens(sizes):
       tensors |= {"tokens": Tensor((3, embed, embed), (None, "embed", "embed"), xavier(3 * embed, embed)),
                   "tokens_bias": Tensor((embed,), ("embed",), zeros)}
     return tensors
 
-  def first_carry(self, sizes, batch, length, dtype):
-    return self._carry(jnp.zeros((batch, sizes.num_heads, length, length), jnp.promote_types(dtype, jnp.float32)), 0, 0)
+  def _has_tokens(self, sizes):
+    return self.dilated and sizes.source_dim is None
 
-  def _carry(self, maps: Float[Array, "B N T S"], alive: Any, layers: Any) -> dict[str, Array]:
-    """Maps, which heads they belong to as 0 and 1, and how many layers there were."""
-    return {"maps": maps, "alive": jnp.broadcast_to(jnp.asarray(alive, maps.dtype), maps.shape[1]),
+  def first_carry(self, sizes, batch, length, dtype, keys=None):
+    shape = batch, sizes.num_heads, length, length if keys is None else keys
+    return self._carry(jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32)))
+
+  def _carry(self, maps: Float[Array, "B N T S"], alive: Any = 0, seen: Any = 0, layers: Any = 0) -> dict[str, Array]:
+    """Maps, which heads and which keys they belong to as 0 and 1, and how many layers there were."""
+    flags = lambda x, shape: jnp.broadcast_to(jnp.asarray(x, maps.dtype), shape)
+    return {"maps": maps, "alive": flags(alive, maps.shape[1]), "seen": flags(seen, (len(maps), maps.shape[3])),
             "layers": jnp.asarray(layers, maps.dtype)}
 
   # -- all tokens at once -------------------------------------------------------------------------------------------
 
   def __call__(self, params, x, source, context, carry=None):
     out, after = super().__call__(params, x, source, context, carry)
-    if not self.dilated:
+    if "tokens" not in params:
       return out, after
     tokens = source if context.key_mask is None else jnp.where(context.key_mask[..., None], source, 0)
     tokens = jnp.pad(tokens, ((0, 0), (max(x.shape[1] - tokens.shape[1], 0), 0), (0, 0)))  # queries end where tokens do
@@ -91,37 +99,40 @@ class Evolving(Softmax):
     keep = None if context.keep_heads is None else context.keep_heads[:, None, None]
     seen = [part for part in (mask, keep) if part is not None]
     hide = lambda maps: functools.reduce(lambda maps, part: jnp.where(part, maps, 0), seen, maps)
-    if carry is None or carry["maps"].shape[2:] != logits.shape[2:]:
-      carry = self._carry(jnp.zeros_like(logits), 0, 0)
+    if carry is None or carry["maps"].shape[2] != logits.shape[2]:
+      carry = self._carry(jnp.zeros_like(logits))
     mixed = hide(self._mix(logits, carry))
-    border = (1, 0) if context.causal else (1, 1)
-    framed = jnp.pad(mixed, ((0, 0), (0, 0), border, (0, 0)))
-    maps = hide(self._evolve(params, mixed, framed, carry))
+    ahead = 0 if context.causal else len(params["maps"]) - 2
+    framed = jnp.pad(mixed, ((0, 0), (0, 0), (1, ahead), (0, 0)))
+    maps = hide(self._evolve(params, mixed, framed, carry, context.copies))
     weights = masks.softmax(maps, None if mask is None else jnp.broadcast_to(mask, (len(maps), 1, *maps.shape[2:])))
     if context.dropout_key is not None:
       weights = masks.dropout(context.dropout_key, weights, context.dropout)
-    return jnp.einsum("bnts,bsne->btne", weights.astype(v.dtype), v), self._after(maps, carry, context.keep_heads)
+    seen_keys = True if context.key_mask is None else context.key_mask
+    return jnp.einsum("bnts,bsne->btne", weights.astype(v.dtype), v), self._after(maps, carry, context.keep_heads, seen_keys)
 
   def _mix(self, logits, carry):
     """A'."""
-    heads = logits.shape[1]
-    share = self.carry_mix * _fit(carry["alive"], heads, 0)[:, None, None]
-    return (1 - share) * logits + share * _fit(carry["maps"], heads, 1)
+    heads, keys = logits.shape[1], logits.shape[3]
+    share = self.carry_mix * _fit(carry["alive"], heads, 0)[:, None, None] * _fit(carry["seen"], keys, 1)[:, None, None]
+    return (1 - share) * logits + share * _fit(_fit(carry["maps"], heads, 1), keys, 3)
 
-  def _evolve(self, params, mixed, framed, carry):
-    """A; `framed` are the rows of A' and those around them that the convolution sees."""
-    kernel = params["maps"].astype(mixed.dtype)[: framed.shape[2] - mixed.shape[2] + 1]
-    framed, (length, keys) = jnp.pad(framed, ((0, 0), (0, 0), (0, 0), (1, 1))), mixed.shape[2:]
-    taps = [framed[:, :, row : row + length, column : column + keys] for row in range(len(kernel)) for column in range(3)]
-    new = jnp.einsum("kbits,kio->bots", jnp.stack(taps), kernel.reshape(-1, *kernel.shape[2:]))
+  def _evolve(self, params, mixed, framed, carry, copies=1):
+    """A; `framed` are the rows of A' and those around them that the convolution sees, of so many pictures side by side."""
+    kernel, length = params["maps"].astype(mixed.dtype)[: framed.shape[2] - mixed.shape[2] + 1], mixed.shape[2]
+    apart = framed.reshape(*framed.shape[:3], copies, -1)
+    keys, apart = apart.shape[4], jnp.pad(apart, [(0, 0)] * 4 + [(1, 1)])
+    taps = [apart[:, :, row : row + length, :, column : column + keys] for row in range(len(kernel)) for column in range(3)]
+    new = jnp.einsum("kbits,kio->bots", jnp.stack(taps).reshape(-1, *mixed.shape), kernel.reshape(-1, *kernel.shape[2:]))
     new = jax.nn.leaky_relu(new + params["maps_bias"].astype(mixed.dtype)[:, None, None], self.slope)
     return mixed + self.conv_mix * carry["alive"].max() * (new - mixed)
 
-  def _after(self, maps, carry, keep):
-    """What travels on."""
-    heads, most = maps.shape[1], max(len(carry["alive"]), maps.shape[1])
-    alive = jnp.ones(heads) if keep is None else keep
-    return self._carry(_fit(maps, most, 1), _fit(alive, most, 0), carry["layers"] + 1)
+  def _after(self, maps, carry, keep, seen):
+    """What travels on, as large as what came from below or larger."""
+    heads, keys = (max(carry["maps"].shape[axis], maps.shape[axis]) for axis in (1, 3))
+    alive = _fit(jnp.broadcast_to(True if keep is None else keep, maps.shape[1]), heads, 0)
+    seen = _fit(jnp.broadcast_to(seen, (len(maps), maps.shape[3])), keys, 1)
+    return self._carry(_fit(_fit(maps, heads, 1), keys, 3), alive, seen, carry["layers"] + 1)
 
   def _convolve_tokens(self, params, near):
     out = jnp.einsum("kbtd,kde->bte", near, params["tokens"].astype(near.dtype))
@@ -138,28 +149,47 @@ class Evolving(Softmax):
     q = project(x, params["query"], params["query_bias"])
     cache = {name: state[name] for name in ("k", "v", "mask")}
     cache = self.push(params, cache, *self._keys_values(params, x), position)
-    mask = cache["mask"][:, None, None, :]
-    logits = _logits(q, cache["k"])
-    below = self._carry(jnp.zeros_like(logits), 0, 0) if carry is None else carry
-    mixed = jnp.where(mask, self._mix(logits, below), 0)
-    maps = self._evolve(params, mixed, jnp.concatenate([state["row"], mixed], axis=2), below)
-    maps = jnp.where(mask, maps, 0)
-    out = jnp.einsum("bnts,bsne->btne", masks.softmax(maps, mask).astype(x.dtype), cache["v"])
-    state, out = state | cache | {"row": mixed}, self._join(params, out)
+    out, row, after = self._next(params, q, cache, state["row"], carry)
+    state = state | cache | {"row": row}
     if self.dilated:
       tokens = jax.lax.dynamic_update_slice_in_dim(state["tokens"], x.astype(state["tokens"].dtype), position, axis=1)
       state = state | {"tokens": tokens}
-      away = jnp.arange(2, -1, -1) * _dilation(below["layers"], tokens.shape[1])
+      away = jnp.arange(2, -1, -1) * _dilation(0 if carry is None else carry["layers"], tokens.shape[1])
       near = jnp.where((away <= position)[:, None], tokens[:, position - away], 0)
       out = out + self._convolve_tokens(params, near.swapaxes(0, 1)[:, :, None].astype(x.dtype))
-    return out, state, self._after(maps, below, None)
+    return out, state, after
+
+  def _next(self, params, q, cache, row, carry, copies=1):
+    """What the next query is given, its row of A', and what travels on; `row` is that of the query before."""
+    mask = cache["mask"][:, None, None, :]
+    logits = _logits(q, cache["k"])
+    below = self._carry(jnp.zeros_like(logits)) if carry is None else carry
+    mixed = jnp.where(mask, self._mix(logits, below), 0)
+    maps = self._evolve(params, mixed, jnp.concatenate([row, mixed], axis=2), below, copies)
+    maps = jnp.where(mask, maps, 0)
+    out = jnp.einsum("bnts,bsne->btne", masks.softmax(maps, mask).astype(q.dtype), cache["v"])
+    return self._join(params, out), mixed, self._after(maps, below, None, cache["mask"])
+
+  def read(self, params, source, context):
+    memory, heads = super().read(params, source, context), params["query"].shape[1]
+    return memory | {"row": jnp.zeros((len(source), heads, 1, source.shape[1]), masks.accumulator(source))}
+
+  def look(self, params, x, memory, position, carry=None, context=Context()):
+    q = project(x, params["query"], params["query_bias"])
+    out, row, carry = self._next(params, q, memory, memory["row"], carry, context.copies)
+    return out, memory | {"row": row}, carry
 
   def core_count(self, sizes, queries, keys, causal):
     heads, pairs = sizes.num_heads, queries * keys
     params = sum(math.prod(tensor.shape) for tensor in self.core_params(sizes).values())
-    tokens = 3 * queries * sizes.embed_dim**2 if self.dilated else 0
-    products = 2 * heads * pairs * sizes.head_dim + (6 if causal else 9) * heads**2 * pairs + tokens
+    tokens = 3 * queries * sizes.embed_dim**2 if self._has_tokens(sizes) else 0
+    products = 2 * heads * pairs * sizes.head_dim + 3 * (2 if causal or _in_decoder(sizes) else 3) * heads**2 * pairs + tokens
     return Count(params, products, heads * queries * sizes.head_dim)
+
+
+def _in_decoder(sizes):
+  """Where queries come one after another."""
+  return sizes.causal or sizes.source_dim is not None
 
 
 def _logits(q, k):

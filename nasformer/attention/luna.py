@@ -66,8 +66,8 @@ class Luna(Kind):
     return tensors | {"memory_norm_scale": Tensor((embed,), ("embed",), jax.nn.initializers.ones),
                       "memory_norm_bias": Tensor((embed,), ("embed",), jax.nn.initializers.zeros)}
 
-  def first_carry(self, sizes, batch, length, dtype):
-    if sizes.causal:
+  def first_carry(self, sizes, batch, length, dtype, keys=None):
+    if sizes.causal or sizes.source_dim is not None:
       return None
     return jnp.zeros((batch, self.memory_length, sizes.embed_dim), jnp.promote_types(dtype, jnp.float32))
 
@@ -78,10 +78,11 @@ class Luna(Kind):
       out = self._causal(params, x, source, context)
     else:
       memory = self._memory(params, len(x), masks.accumulator(x), context.keep_embed)
-      memory = memory if carry is None else memory + carry
+      travels = "memory_norm_scale" in params  # that of cross-attention does not
+      memory = memory + carry if travels and carry is not None else memory
       found = self._pack(params, memory, source, context)
       out = self._unpack(params, x, self._slots(params, found, source, context), context)
-      if "memory_norm_scale" in params:
+      if travels:
         carry = masks.layer_norm(memory + found, params["memory_norm_scale"], params["memory_norm_bias"], context.keep_embed)
     if context.query_mask is not None:
       out = jnp.where(context.query_mask[..., None], out, 0)
@@ -176,8 +177,8 @@ class Luna(Kind):
     memory = self._memory(params, len(source), masks.accumulator(source), context.keep_embed)
     return self._slots(params, self._pack(params, memory, source, context), source, context)
 
-  def look(self, params, x, memory, position, context):
-    return self._unpack(params, x, memory, context)
+  def look(self, params, x, memory, position, carry=None, context=Context()):
+    return self._unpack(params, x, memory, context), memory, carry
 
   # -- cost ---------------------------------------------------------------------------------------------------------
 

@@ -261,9 +261,9 @@ class Mega(Kind):
     mask = jnp.ones(source.shape[:2], bool) if context.key_mask is None else context.key_mask
     return {"key": key, "value": value, "mask": mask}
 
-  def look(self, params, x, memory, position, context):
+  def look(self, params, x, memory, position, carry=None, context=Context()):
     out, sees = self._look(params, x, memory, position[None], context)
-    return jnp.where(sees, out, 0)
+    return jnp.where(sees, out, 0), memory, carry
 
   def _look(self, params, x, memory, positions, context):
     self._check(x.shape[1])

@@ -93,7 +93,7 @@ class Momentum(Linear):
 
   # -- through depth ------------------------------------------------------------------------------------------------
 
-  def first_carry(self, sizes, batch, length, dtype):
+  def first_carry(self, sizes, batch, length, dtype, keys=None):
     if self.residual == "none":
       return None
     zeros = jnp.zeros((batch, length, sizes.embed_dim), jnp.promote_types(dtype, jnp.float32))
@@ -108,8 +108,10 @@ class Momentum(Linear):
     out, carry = self._through_depth(out, carry)
     return out, state, carry
 
-  def look(self, params, x, memory, position, context):
-    return self._through_depth(super().look(params, x, memory, position, context), None)[0]
+  def look(self, params, x, memory, position, carry=None, context=Context()):
+    out, memory, carry = super().look(params, x, memory, position, carry, context)
+    out, carry = self._through_depth(out, carry)
+    return out, memory, carry
 
   def _through_depth(self, out, carry):
     """u_l and what the next layer needs; from nothing, u is the output itself."""

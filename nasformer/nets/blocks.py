@@ -108,10 +108,10 @@ def passed(carry: Mapping[str, Any] | None, name: str, mine: Any) -> Any:
   return carry if mine is None else {**(carry or {}), name: mine}
 
 
-def first_carry(kinds: Mapping[str, Kind], sizes: Sizes, x: Float[Array, "B T D"]) -> dict[str, Any]:
+def first_carry(kinds: Mapping[str, Kind], sizes: Sizes, x: Float[Array, "B T D"], keys: int | None = None) -> dict[str, Any]:
   """What travels through a network of at most these sizes before its first layer, by kind: for loops over layers, in which
   it has one form throughout."""
-  first = {name: kind.first_carry(sizes, *x.shape[:2], x.dtype) for name, kind in kinds.items()}
+  first = {name: kind.first_carry(sizes, *x.shape[:2], x.dtype, keys) for name, kind in kinds.items()}
   return {name: value for name, value in first.items() if value is not None}
 
 

@@ -75,7 +75,6 @@ def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array
   batch, beam = len(source), decoding.beam
   limit = jnp.minimum(decoding.limit((source != PAD).sum(1)), most)
   state = jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), sliced.start(params, source, most))
-  moving = [name for name in state if name.startswith("attention")]  # what is kept of a source is the same in all beams
   rows = jnp.arange(batch)[:, None]
 
   def go_on(carry):
@@ -83,8 +82,8 @@ def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array
     return (position < limit.max()) & alive.any()
 
   def turn(carry):
-    position, alive, last, scores, tokens, done, done_scores, num_done, state = carry
-    logits, state = sliced.step(params, state, last.reshape(-1), position)
+    position, alive, last, scores, tokens, done, done_scores, num_done, before = carry
+    logits, state = sliced.step(params, before, last.reshape(-1), position)
     log_p = jax.nn.log_softmax(logits).reshape(batch, beam, -1)
     vocab = log_p.shape[-1]
     must_end = (position + 1 >= limit)[:, None, None]
@@ -107,7 +106,8 @@ def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array
     scores = jnp.where(take(ends), -jnp.inf, take(best))
     parent, last = take(parent), take(token)
     flat = (rows * beam + parent).reshape(-1)
-    state = {name: jax.tree.map(lambda x: x[flat], value) if name in moving else value for name, value in state.items()}
+    # what a step leaves alone, as what is kept of a source, is the same in all beams
+    state = jax.tree.map(lambda new, old: old if new is old else new[flat], state, before)
     tokens = tokens[rows, parent].at[:, :, position].set(last)
     alive = alive & (num_done < beam) & (position + 1 < limit) & jnp.isfinite(scores).any(1)
     return position + 1, alive, last, scores, tokens, done, done_scores, num_done, state

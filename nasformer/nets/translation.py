@@ -23,6 +23,7 @@ from nasformer.ops import masks
 from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec, UserError
 
 PAD, BOS, EOS = 0, 1, 2  # as in nasformer.data.vocabulary
+CROSS = "cross "  # before the kind's name where something travels from one cross-attention to the next
 
 Tokens = Int[Array, "B T"]
 
@@ -183,11 +184,12 @@ class TranslationNet:
     return x, blocks.passed(carry, kind, mine)
 
   def cross(self, kind: str, params: Tensors, x: Float[Array, "B T D"], source: Float[Array, "B S Dk"],
-            mask: Bool[Array, "B S"], span: int, keep: Keep | None = None, noise: Noise | None = None):
+            mask: Bool[Array, "B S"], span: int, keep: Keep | None = None, noise: Noise | None = None, carry=None):
     """Attention of the decoder to `span` encoder layers, one after another along the length of the source."""
     context = Context(key_mask=mask, stream=True, copies=span)
-    return blocks.attention_block(self.kind(kind), params, x, context, keep, noise, source=source,
-                                  pre_norm=self.pre_norm)[0]
+    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, CROSS + kind),
+                                     source=source, pre_norm=self.pre_norm)
+    return x, blocks.passed(carry, CROSS + kind, mine)
 
   def mlp(self, params: Tensors, x: Float[Array, "B T D"], keep: Keep | None = None, noise: Noise | None = None):
     return blocks.mlp_block(self.config.activation, params, x, keep, noise, self.pre_norm)
@@ -303,8 +305,8 @@ class Sliced:
       x, carry = net.attention(layer.kind, params[f"decoder_{i}_attention"], x, None, True, None,
                                net.noise(key, i, 2, share), carry)
       source, seen = spanned(memory, mask, layer.span)
-      x = net.cross(layer.cross_kind, params[f"decoder_{i}_cross"], x, source, seen, layer.span, None,
-                    net.noise(key, i, 3, share))
+      x, carry = net.cross(layer.cross_kind, params[f"decoder_{i}_cross"], x, source, seen, layer.span, None,
+                           net.noise(key, i, 3, share), carry)
       x = net.mlp(params[f"decoder_{i}_mlp"], x, noise=net.noise(key, i, 4, share))
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x))
 
@@ -335,8 +337,10 @@ class Sliced:
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       p, attend = params[f"decoder_{i}_cross"], net.kind(layer.cross_kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
-      out = attend.look(p, inner, state[f"cross_{i}"], position,
-                        Context(residual=x, stream=True, copies=layer.span))
+      out, state[f"cross_{i}"], mine = attend.look(p, inner, state[f"cross_{i}"], position,
+                                                   blocks.found(carry, CROSS + layer.cross_kind),
+                                                   Context(residual=x, stream=True, copies=layer.span))
+      carry = blocks.passed(carry, CROSS + layer.cross_kind, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       x = net.mlp(params[f"decoder_{i}_mlp"], x)
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x))[:, 0], state

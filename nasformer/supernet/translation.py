@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from nasformer.attention.base import Sizes, Tensor
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep
-from nasformer.nets.translation import PAD, Pair, Sliced, TranslationNet, TranslationTransformer, shifted
+from nasformer.nets.translation import CROSS, PAD, Pair, Sliced, TranslationNet, TranslationTransformer, shifted
 from nasformer.ops import masks
 from nasformer.space.translation import Reading, Translation
 from nasformer.supernet import slicing
@@ -165,8 +165,9 @@ class TranslationSupernet:
     noise = net.noise(aux["key"], -1, 0, self._share(reading, "encoder"))
     x = net.embed(params["ends"], "source", source, dim, keep and keep.embed, noise)
     blocks_ = self._encoder_blocks(dim)
-    _, outputs = form.layers(blocks_, reading.encoder_depth, max(space.encoder_depth), (x, self._first_carry("encoder", x)),
-                             params["encoder"], None, aux, collect=True)
+    carry = self._first_carry("encoder", x)
+    _, outputs = form.layers(blocks_, reading.encoder_depth, max(space.encoder_depth), (x, carry), params["encoder"], None, aux,
+                             collect=True)
     last = outputs[0][reading.encoder_depth - 1 - jnp.arange(max(space.span))]
     last = net.finish(params["ends"], "encoder", last, keep)
     return jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, max(space.encoder_embed_dim) - dim)))
@@ -177,14 +178,19 @@ class TranslationSupernet:
     noise = net.noise(aux["key"], -1, 2, self._share(reading, "decoder"))
     x = net.embed(params["ends"], "target", shifted(target), dim, keep and keep.embed, noise)
     blocks_ = self._decoder_blocks(dim)
-    (x, _), _ = form.layers(blocks_, reading.decoder_depth, max(space.decoder_depth), (x, self._first_carry("decoder", x)),
-                            params["decoder"], memory, aux)
+    carry = self._first_carry("decoder", x) | self._first_cross_carry(x, max(space.span) * aux["source_mask"].shape[1])
+    (x, _), _ = form.layers(blocks_, reading.decoder_depth, max(space.decoder_depth), (x, carry), params["decoder"], memory, aux)
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x, keep))
 
   def _first_carry(self, side: str, x: Float[Array, "B T D"]) -> dict[str, Any]:
     heads = max(self.space.fields[side]["num_heads"])
     sizes = Sizes(x.shape[-1], heads, self.space.qkv_dim // heads, causal=side == "decoder")
     return blocks.first_carry({kind: self.net.kind(kind) for kind in self.space.placed[side]}, sizes, x)
+
+  def _first_cross_carry(self, x: Float[Array, "B T D"], keys: int) -> dict[str, Any]:
+    heads = max(self.space.cross_heads)
+    sizes = Sizes(x.shape[-1], heads, self.space.qkv_dim // heads, max(self.space.encoder_embed_dim))
+    return blocks.first_carry({CROSS + kind: self.net.kind(kind) for kind in self.space.cross_kinds}, sizes, x, keys)
 
   def _encoder_blocks(self, dim: int) -> tuple[Block, ...]:
     return (self._attention_block("encoder", dim, False), self._mlp_block("encoder", dim, 1))
@@ -225,7 +231,7 @@ class TranslationSupernet:
         if aux["keep"] is not None:
           mine = jnp.asarray(space.span)[aux["reading"].decoder["span"][layer]]
           seen = seen & jnp.repeat(jnp.arange(span) < mine, length)
-        return net.cross(kind, p, state[0], source, seen, span, keep, noise), state[1]
+        return net.cross(kind, p, state[0], source, seen, span, keep, noise, state[1])
 
       return Branch(self._cross_cut(dim, source_dim, kind, heads), run)
 

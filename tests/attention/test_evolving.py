@@ -137,6 +137,64 @@ def test_the_last_queries_equal_the_definition(queries, keys):
   close(run(layers, x, source)[:, 0], np.stack(reference(DILATED, layers, x[0], True, source[0])))
 
 
+# -- cross-attention, to more and fewer encoder layers -------------------------------------------------------------------
+
+
+CROSS, SPANS = Sizes(6, 2, 3, 4), (2, 3, 1, 3)
+
+
+def cross_reference(kind, layers, x, sources):
+  """Each encoder layer is a picture, which a layer of the decoder sees or not; what was not seen below does not mix."""
+  below, outs = {}, []
+  for p, span in zip(layers, SPANS):
+    q, pictures, values = heads_of(p, "query", x), {}, []
+    for number, source in enumerate(sources[:span]):
+      k = heads_of(p, "key", source)
+      maps = np.einsum("nth,nsh->nts", q, k) / np.sqrt(3)
+      if outs:
+        mixed = (1 - kind.carry_mix) * maps + kind.carry_mix * below[number] if number in below else maps
+        new = convolved(p["maps"], p["maps_bias"], mixed, True)
+        maps = kind.conv_mix * np.where(new > 0, new, kind.slope * new) + (1 - kind.conv_mix) * mixed
+      pictures[number] = maps
+      values.append(heads_of(p, "value", source))
+    below, w = pictures, np.exp(np.concatenate(list(pictures.values()), axis=2))
+    out = np.einsum("nts,nse->nte", w / w.sum(-1, keepdims=True), np.concatenate(values, axis=1))
+    out = np.einsum("nte,ned->td", out, p["out"]) + p["out_bias"]
+    outs, x = [*outs, out], x + out
+  return outs
+
+
+@pytest.mark.parametrize("kind", [MAPS, DILATED], ids=["maps", "dilated"])
+def test_cross_attention_equals_the_definition(kind):
+  """Sliced, and with all encoder layers there but some of them not seen; of two lengths."""
+  layers, x, lengths = [weights(kind, i, CROSS) for i in SPANS], draw(50, 2, 5, 6), (4, 3)
+  memory, real = draw(51, 3, 2, 4, 4), np.arange(4) < np.array(lengths)[:, None]
+  assert "tokens" not in layers[0]
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def run(layers, x, masked):
+    outs, carry = [], kind.first_carry(CROSS, 2, 5, x.dtype, 12) if masked else None
+    for p, span in zip(layers, SPANS):
+      copies = 3 if masked else span
+      source = jnp.concatenate(list(memory[:copies]), axis=1)
+      seen = jnp.tile(real, (1, copies)) & (jnp.arange(4 * copies) < 4 * span)
+      out, carry = kind(p, x, source, Context(key_mask=seen, stream=True, copies=copies), carry)
+      outs, x = [*outs, out], x + out
+    return jnp.stack(outs)
+
+  want = [np.stack(cross_reference(kind, layers, row, [source[i][:n] for source in memory]))
+          for i, (row, n) in enumerate(zip(x, lengths))]
+  for masked in (False, True):
+    close(run(layers, x, masked), np.stack(want, axis=1))
+
+
+def test_cross_attention_does_not_see_later_queries():
+  p, x, source, context = weights(MAPS, 0, CROSS), draw(50, 1, 5, 6), draw(51, 1, 4, 4), Context(stream=True)
+  run = jax.jit(lambda p, x, source: MAPS(p, x, source, context, MAPS(p, x, source, context)[1])[0])
+  wild = np.where(np.arange(5)[:, None] == 3, 1e4, x)
+  np.testing.assert_array_equal(run(p, wild, source)[:, :3], run(p, x, source)[:, :3])
+
+
 # -- properties --------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from nasformer.attention.base import Context, Sizes
 from nasformer.attention.cosformer import CosFormer
 from nasformer.attention.evolving import Evolving
 from nasformer.attention.mega import Mega
+from nasformer.attention.momentum import Momentum
 from nasformer.attention.nprf import Nprf
 from nasformer.attention.softmax_relative import SoftmaxRelative
 from nasformer.attention.softmax_t5 import SoftmaxT5
@@ -23,7 +24,7 @@ KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
     "near": SoftmaxRelative(max_distance=2), "buckets": SoftmaxT5(num_buckets=4, max_distance=3),
     "forgetful": Nprf(features=6, max_distance=2),
     "gated": Mega(activation="laplace", paper_ema=True), "gated_chunks": Mega(activation="relu2", chunk_size=4),
-    "dilated": Evolving(0.7, 0.9, dilated=True)}
+    "dilated": Evolving(0.7, 0.9, dilated=True), "adaptive": Momentum(residual="adaptive")}
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
 SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
 MASK = np.arange(KEYS) < np.array([5, 2, 4])[:, None]  # real source tokens of the three examples
@@ -51,9 +52,9 @@ def close(got, want, rtol=1e-10):
   np.testing.assert_allclose(got, want, rtol, rtol / 10)
 
 
-def below(name):
+def below(name, use="self"):
   """What the first layer is given from below, and how many layers are run: several where something travels up."""
-  carries = KINDS[name].first_carry(dataclasses.replace(SIZES["self"], causal=True), 1, 1, jnp.float32) is not None
+  carries = KINDS[name].first_carry(dataclasses.replace(SIZES[use], causal=use == "self"), 1, 1, jnp.float32, 1) is not None
   return (None, 3) if carries else ("passed on", 1)
 
 
@@ -89,16 +90,29 @@ def whole(name, params, x):
 @functools.partial(quick, static_argnums=(0, 5))
 def looks(name, params, x, source, mask, copies):
   """Cross-attention of one token after another."""
-  memory = KINDS[name].read(params, source, Context(key_mask=mask, stream=True, copies=copies))
-  assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(memory))
-  look = lambda i: KINDS[name].look(params, jax.lax.dynamic_slice_in_dim(x, i, 1, 1), memory, i,
-                                    Context(stream=True, copies=copies))[:, 0]
-  return jnp.swapaxes(jax.lax.map(look, jnp.arange(x.shape[1], dtype=jnp.int32)), 0, 1)
+  first, layers = below(name, "cross")
+
+  def turn(carry, token):
+    position, memories = carry
+    x, mine, after = token[:, None], first, []
+    for memory in memories:
+      out, memory, mine = KINDS[name].look(params, x, memory, position, mine, Context(stream=True, copies=copies))
+      x, after = x + out, [*after, memory]
+    assert first is None or mine == first
+    return (position + 1, after), out[:, 0]
+
+  start = [KINDS[name].read(params, source, Context(key_mask=mask, stream=True, copies=copies))] * layers
+  assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(start))
+  return jnp.swapaxes(jax.lax.scan(turn, (jnp.int32(0), start), jnp.swapaxes(x, 0, 1))[1], 0, 1)
 
 
 @functools.partial(quick, static_argnums=(0, 5))
 def at_once(name, params, x, source, mask, copies):
-  return KINDS[name](params, x, source, Context(key_mask=mask, stream=True, copies=copies))[0]
+  mine, layers = below(name, "cross")
+  for _ in range(layers):
+    out, mine = KINDS[name](params, x, source, Context(key_mask=mask, stream=True, copies=copies), mine)
+    x = x + out
+  return out
 
 
 # -- self-attention ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ PRE = ("ranknas_iwslt", ("linear",), 2)  # of two networks that translate
 TEXTS = ("texts:tiny", ("softmax", "cosformer", "evolving", "luna", "mega"))  # padded rows of unequal lengths
 SERIES = ("series:tiny", ("linear",), 3)
 CARRY = ("tiny", ("evolving", "linear"))  # a kind that passes something on, and one that lets it through
+CARRY_CROSS = ("hat_iwslt", ("evolving",), 3)  # and between decoder layers that look at one encoder layer or three
 CARRY_TEXTS = ("texts:tiny", ("luna", "linear"))  # another, of padded rows
 over_sequences = pytest.mark.parametrize("of", [TEXTS, SERIES], ids=["texts", "series"])
 ROWS, FORMS = [*space.TABLE, TEXTS[0], SERIES[0]], ("masked", "exact")
@@ -57,8 +58,8 @@ def test_logits_are_those_of_the_sliced_network(case, name, turn, num):
 
 
 @over_turns
-@over_sequences
-def test_logits_of_sequences_are_those_of_the_sliced_network(case, of, turn):
+@pytest.mark.parametrize("of", [TEXTS, SERIES, CARRY_CROSS], ids=["texts", "series", "carry_cross"])
+def test_logits_of_more_cases_are_those_of_the_sliced_network(case, of, turn):
   this, form = case(*of), form_of(of[0], turn)
   close(np.stack([this.forward(form)(this.params, genes, this.inputs) for genes in this.genes]), this.logits)
 

@@ -15,8 +15,8 @@ from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec, UserEr
 
 KINDS = tuple((name, registry.lookup(attention.TABLE, name)()) for name in attention.TABLE)
 SPEC = TranslationSpec(6, 8, (LayerSpec("cosformer", 2, 2, 5),), (
-    DecoderLayerSpec("softmax_relative", 2, 2, "cosformer", 2, 2, 1, 5),
-    DecoderLayerSpec("linear", 1, 4, "softmax", 2, 2, 1, 5)))
+    DecoderLayerSpec("softmax_relative", 2, 2, "evolving", 2, 2, 1, 5),  # whose cross-attention has a state of every beam
+    DecoderLayerSpec("linear", 1, 4, "evolving", 2, 2, 1, 5)))
 SOURCE = np.array([[5, 4, 3, 2, PAD, PAD], [3, 5, 4, 4, 3, 2], [2] + [PAD] * 5, [4, 2] + [PAD] * 4], np.int32)
 VOCAB, LONGEST = 6, 4  # tokens of which 3, 4 and 5 go on; of a translation, in most tests
 SHORT = {"length_factor": 0.0, "length_offset": LONGEST}
@@ -42,7 +42,7 @@ def log_softmax(logits):
 def params():
   """Parameters of which none is zero, with which some sentences end by themselves."""
   shapes = jax.eval_shape(TranslationTransformer(NET, SPEC).init, jax.random.key(0), Pair(SOURCE, SOURCE))["params"]
-  rng = np.random.default_rng(18)
+  rng = np.random.default_rng(25)
   draw = lambda path, leaf: rng.normal(scale=0.1 if path[-1].key.endswith("bias") else 0.7, size=leaf.shape)
   return jax.tree_util.tree_map_with_path(lambda *leaf: draw(*leaf).astype(np.float32), shapes)
 
