@@ -185,9 +185,10 @@ def legend(figure: Figure, axes: Axes) -> Figure:
 
 
 def _marks(run: Run, axes: Axes, arm: str, points: list[tuple]) -> None:
-  """The networks that the report is about: large, outlined, one legend entry per arm."""
+  """The networks that the report is about: large, outlined, one legend entry per arm; smaller on top of another arm's."""
   if points:
-    axes.scatter(*zip(*points), 62, palette.colour(arm, run.arms),
+    taken = {tuple(place) for drawn in axes.collections if drawn.get_label() in run.arms for place in drawn.get_offsets()}
+    axes.scatter(*zip(*points), [20 if point in taken else 62 for point in points], palette.colour(arm, run.arms),
                  marker=palette.marker(arm, run.arms), edgecolors="white",
                  linewidths=1, zorder=3, label=arm)
 

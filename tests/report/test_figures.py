@@ -31,7 +31,8 @@ def test_fronts_show_winners_baseline_limit_and_every_candidate(any_workdir):
   assert sum(len(d.get_offsets()) for d in dots) == 2 * 3 * 30
   assert any(list(line.get_xdata()) == [1e6, 1e6] for line in axes.lines)
   assert "limit 1M" in [text.get_text() for text in axes.texts]
-  assert axes.xaxis.get_major_formatter()(4e5) == "400k" and axes.get_ylabel() == yardstick(run).inherited.axis
+  assert [axes.xaxis.get_major_formatter()(x) for x in (4e5, 1.385e6, 0.25)] == ["400k", "1.385M", "0.25"]
+  assert axes.get_ylabel() == yardstick(run).inherited.axis
   assert axes.yaxis.get_major_formatter()(0.95) == ("95%" if yardstick(run).maximise else "0.95")
 
 
@@ -64,6 +65,15 @@ def test_retrained_shows_means_with_their_deviations(any_workdir):
     np.testing.assert_allclose(marks(axes, arm), [(row["flops"].mean, row[yardstick(run).test.name].mean)])
   assert len(axes.containers) == 4  # error bars
   assert axes.get_xlabel() == "FLOPs" and axes.get_ylabel() == yardstick(run).test.axis
+
+
+def test_a_network_that_two_arms_share_shows_both(workdir):
+  run = load(workdir())
+  _, axes = figures.canvas("")
+  for arm, points in (("softmax", [(1.38e6, 0.986)]), ("baseline", [(1.38e6, 0.986), (1.37e6, 0.986)])):
+    figures._marks(run, axes, arm, points)
+  (sizes,), (small, large) = (dots.get_sizes() for dots in axes.collections)
+  assert small < sizes == large
 
 
 def test_a_single_seed_shows_the_interval_of_bleu(workdir):
