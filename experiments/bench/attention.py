@@ -13,6 +13,7 @@ seconds, and out of those that take more than --most_gb of memory.
 
 Written to --out: attention.jsonl, one line per measurement after one that says where, to which a second run adds its own;
 attention.png. So modes, kinds and lengths may be measured one by one; the last measurement of each counts.
+`--modes=` only draws again.
 
 `--config.search.attention_table=DIR/attention.jsonl` makes a search of that its cost attention_ms: forward times of the
 attention layers of a network, by length and in proportion to their width (`nasformer/score/layers.py`). The latency of whole
