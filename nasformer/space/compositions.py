@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -22,7 +23,7 @@ class Compositions:
 
   Attributes:
     total: what the parts add up to.
-    sizes: what a part may be, by option, in rising order from 1 on.
+    sizes: what a part may be, by option, in rising order.
     numbers: of parts, by option.
     allowed: which options each part may have.
   """
@@ -71,9 +72,10 @@ class Compositions:
     sizes = xp.where(here, xp.asarray(self.sizes)[chosen], 0)
     keep = here & (False if keep is None else keep)
     spare = lambda keep: self.total - xp.where(keep, sizes, here).sum(-1, keepdims=True)
-    keep = keep & (spare(keep) >= 0) & (keep < here).any(-1, keepdims=True)
-    beyond = xp.where(keep < here, sizes - 1, 0)
-    beyond = xp.where(beyond.any(-1, keepdims=True), beyond, keep < here)
+    keep = keep & (spare(keep) >= 0) & (here & ~keep).any(-1, keepdims=True)
+    others = here & ~keep
+    beyond = xp.where(others, sizes - 1, 0)
+    beyond = xp.where(beyond.any(-1, keepdims=True), beyond, others)
     whole = beyond.sum(-1, keepdims=True)
     shared = (2 * xp.cumsum(beyond, -1) * spare(keep) + whole) // (2 * whole)
     goal = shared + xp.cumsum(xp.where(keep, sizes, here), -1)
@@ -82,8 +84,12 @@ class Compositions:
       distance = abs(xp.asarray(self.sizes) - (goal[..., part] - self.total + left)[..., None])
       return xp.where(ways > 0, distance, _FAR).argmin(-1)
 
-    settled = self._walk(xp, chosen, number, nearest)
-    return xp.where(sizes.sum(-1, keepdims=True) == self.total, chosen, settled).astype(chosen.dtype)
+    if self.allowed.all():  # every part may have what it is to get
+      option = np.searchsorted(self.sizes, np.arange(self.total + 1))
+      settled = xp.asarray(option)[xp.diff(goal, prepend=0)]
+    else:
+      settled = self._walk(xp, chosen, number, nearest)
+    return xp.where((sizes.sum(-1, keepdims=True) == self.total) | ~here, chosen, settled).astype(chosen.dtype)
 
   def draw(self, place: Float[Array, "*P L"], chosen: Int[Array, "*P L"], number: Int[Array, "*P"]) -> Int[Array, "*P L"]:
     """Options of parts by their place in [0, 1), so that uniform places give every composition alike; the others as chosen."""
@@ -96,15 +102,23 @@ class Compositions:
 
   def _walk(self, xp: Any, chosen: Any, number: Any, pick: Callable) -> Any:
     """Part by part, `pick(part, what is left, ways to go on by option)`."""
-    sizes, ways, options = xp.asarray(self.sizes), xp.asarray(self.ways), xp.asarray(self._options)
-    left, found = xp.full(number.shape, self.total), []
-    for part in range(chosen.shape[-1]):
+    sizes, ways, options, numbers = map(xp.asarray, (self.sizes, self.ways, self._options, self.numbers))
+
+    def step(left, part):
       after = left[..., None] - sizes
       going = options[number, part] * ways[number[..., None], part + 1, xp.maximum(after, 0)]
-      here = part < xp.asarray(self.numbers)[number]
-      found.append(xp.where(here, pick(part, left, xp.where(after >= 0, going, 0)), chosen[..., part]))
-      left = xp.where(here, left - sizes[found[-1]], left)
-    return xp.stack(found, -1)
+      option = pick(part, left, xp.where(after >= 0, going, 0))
+      here = part < numbers[number]
+      return xp.where(here, left - sizes[option], left), xp.where(here, option, chosen[..., part])
+
+    left, parts = xp.full(number.shape, self.total), xp.arange(chosen.shape[-1])
+    if xp is jnp:
+      return jnp.moveaxis(jax.lax.scan(step, left, parts)[1], 0, -1)
+    found = []
+    for part in parts:
+      left, option = step(left, part)
+      found.append(option)
+    return np.stack(found, -1)
 
   def links(self, number: int, parts: Sequence[int], helper: int) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
     """What adds up, as tables over few variables each: number, a part, and the sums before and after it (see `Space.links`).

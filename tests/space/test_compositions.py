@@ -53,6 +53,15 @@ def test_whatever_is_chosen_settles(forbidden):
       assert tuple(after) in known(this, number) if before.sum() != 6 else (before == after).all()
 
 
+def test_restrictions_elsewhere_change_nothing():
+  """Where some part may not have any size, it is gone from part to part, and comes to the same if that part is not there."""
+  free, bound = make(numbers=(1, 2, 4)), make(numbers=(1, 2, 4), forbidden=((3, 1),))
+  chosen = np.array(list(itertools.product(range(6), repeat=4)), np.int32)
+  for n in range(2):
+    number = np.full(len(chosen), n)
+    np.testing.assert_array_equal(free.settle(chosen, number), bound.settle(chosen, number))
+
+
 def test_kept_parts_stay_where_they_can():
   """Parts that are kept leave at least 1 to each of the others; of those that cannot, none is kept."""
   this = make(6, (4,))
