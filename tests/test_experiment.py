@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jaxtyping
 import pytest
 
 from nasformer import attention, config
@@ -101,3 +102,9 @@ def test_limits():
 def test_seeds_that_cannot_be(seeds):
   with pytest.raises(UserError, match="give one or more different numbers from 0"):
     close(seeds=seeds)
+
+
+def test_projections_are_shared_in_known_ways():
+  """The annotation may come first."""
+  with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'values'"):
+    close(share_projections="queries")

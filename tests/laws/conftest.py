@@ -184,7 +184,7 @@ READERS = {"texts": Texts(), "series": Series()}  # in front of a row, with a co
 class Case:
   """A small supernet of a row, parameters of which none is zero, a batch, and genomes.
 
-  Kinds share projections in every other row.
+  Kinds share no projections, all, or those of values, row by row.
   """
 
   name: str
@@ -247,7 +247,8 @@ def make_case(name, kinds=(), num=None):
   """With so many random genomes: a number, or "many", or as few as cover the space."""
   family, rng = family_of(name), np.random.default_rng(0)
   row = row_of(name)
-  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), rows_like(row).index(row) % 2 == 1)
+  share = ("none", "all", "values")[rows_like(row).index(row) % 3]
+  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), share)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
   genes = {None: cover, "many": functools.partial(draw, num=family.many)}.get(num, functools.partial(draw, num=num))
