@@ -239,4 +239,5 @@ class Experiment:
     if not isinstance(self.space, str):
       kinds = {name: self.kinds[name] if name in self.kinds else lookup(attention.TABLE, name, "attention kind")()
                for name in self.space.kinds}
+      self.space.check(kinds)
       object.__setattr__(self, "kinds", kinds)
