@@ -47,9 +47,9 @@ def _forward(bias, causal, copies, params, q, k, v, key_mask):
 
   def row(x):
     def column(state, source):
-      def see(state):
+      def see(partly, state):
         out, most, total = state
-        logits = _logits(bias, causal, params, *x, source)
+        logits = _logits(bias, partly, params, *x, source)
         new = jnp.maximum(most, logits.max(-1))
         weights, fade = jnp.exp(logits - new[..., None]), jnp.exp(most - new)
         return out * fade[..., None] + _dot("bnts,bnse->bnte", weights, source["v"]), new, total * fade + weights.sum(-1)
@@ -79,14 +79,14 @@ def _backward(bias, causal, copies, residuals, slope):
     def row(x):
       q, at_q, slope, log_total, shift = x
 
-      def see(_):
-        logits, pull = jax.vjp(lambda p, q: _logits(bias, causal, p, q, at_q, source), params, q)
+      def see(partly, _):
+        logits, pull = jax.vjp(lambda p, q: _logits(bias, partly, p, q, at_q, source), params, q)
         weights = jnp.exp(logits - log_total[..., None])
         d_logits = weights * (_dot("bnte,bnse->bnts", slope, source["v"]) - shift[..., None])
         d_params, d_q = pull(d_logits)
         return d_q, (d_params, _dot("bnth,bnts->bnhs", q, d_logits), _dot("bnte,bnts->bnes", slope, weights))
 
-      nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(see, None))
+      nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: see(False, None)))
       return _unless_later(causal, at_q, source, see, nothing)
 
     d_q, (d_params, d_k, d_v) = chunks.rows_and_sum(row, rows)
@@ -103,11 +103,11 @@ def _backward(bias, causal, copies, residuals, slope):
 attention.defvjp(_forward, _backward)
 
 
-def _logits(bias, causal, params, q, at_q, source):
-  """Logits of a block, far below `LOWEST` where a key cannot be seen."""
+def _logits(bias, partly, params, q, at_q, source):
+  """Logits of a block, far below `LOWEST` where a key cannot be seen; `partly` if some keys are later than some queries."""
   logits = _dot("bnth,bnsh->bnts", q, source["k"]) + bias(params, q.swapaxes(1, 2), at_q, source["position"])
   seen = source["real"][:, None, None, :] if "real" in source else None
-  if causal:
+  if partly:
     past = source["index"] <= at_q[:, None]
     seen = past if seen is None else seen & past
   return logits if seen is None else jnp.where(seen, logits, 2 * LOWEST)
@@ -120,8 +120,12 @@ def _dot(axes, x, y):
 
 
 def _unless_later(causal, at_q, source, see, state):
-  """`see(state)`, or the state as it is where all keys of the block are later than all queries."""
-  return jax.lax.cond(source["index"][0] <= at_q[-1], see, lambda state: state, state) if causal else see(state)
+  """`see(whether a mask is needed, state)`, or the state as it is where all keys of the block are later than all queries."""
+  if not causal:
+    return see(False, state)
+  first, last = source["index"][0], source["index"][-1]
+  seen = (first <= at_q[-1]).astype(jnp.int32) + (last <= at_q[0])  # not at all, partly, wholly
+  return jax.lax.switch(seen, [lambda state: state, functools.partial(see, True), functools.partial(see, False)], state)
 
 
 def _queries(q, k, causal):
