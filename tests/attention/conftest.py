@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer.attention import kernel
 from nasformer.attention.base import Context, Sizes
 
 BATCH, SIZES, VALUE_DIM = 4, Sizes(embed_dim=12, num_heads=3, head_dim=4), 5
@@ -18,7 +19,8 @@ class Case(NamedTuple):
   causal: bool
 
 
-CASES = [Case(2, 7, False), Case(3, 8, True), Case(8, 3, True)]
+CHUNK, CONSTANT = 4, 2.5  # most positions in a piece of the kernel family; one channel of all values
+CASES = [Case(2, 7, False), Case(7, 7, False), Case(3, 10, True), Case(10, 3, True)]
 MORE = [Case(1, 1, False), Case(7, 2, False)]
 SQUARE = [Case(6, 6, False), Case(9, 9, True)]
 
@@ -43,8 +45,9 @@ def draw(kind, case, seed=0):
   rng = np.random.default_rng(seed)
   heads = (SIZES.num_heads, SIZES.head_dim)
   params = {name: rng.normal(size=tensor.shape) for name, tensor in kind.core_params(SIZES).items()}
-  return (params, rng.normal(size=(BATCH, case.queries, *heads)), rng.normal(size=(BATCH, case.keys, *heads)),
-          rng.normal(size=(BATCH, case.keys, SIZES.num_heads, VALUE_DIM)))
+  v = rng.normal(size=(BATCH, case.keys, SIZES.num_heads, VALUE_DIM))
+  v[..., 0] = CONSTANT
+  return params, rng.normal(size=(BATCH, case.queries, *heads)), rng.normal(size=(BATCH, case.keys, *heads)), v
 
 
 def lengths(case):
@@ -92,7 +95,14 @@ def check_slopes():
 
 
 @pytest.fixture
-def check_dense(check_slopes):
+def small_chunks(monkeypatch):
+  """Of the kernel family: so that few positions take several."""
+  monkeypatch.setattr(kernel, "CHUNK", CHUNK)
+  monkeypatch.setattr(kernel, "BLOCK", CHUNK)
+
+
+@pytest.fixture
+def check_dense(check_slopes, small_chunks):
   """Function that compares a kind with its dense form in float64: values with and without masks, and gradients."""
 
   def check(kind, weights, divisor, case):
@@ -118,7 +128,7 @@ def check_dense(check_slopes):
 
 
 @pytest.fixture
-def check_precision():
+def check_precision(small_chunks):
   """Function that compares a kind in float32 and in bfloat16 with its dense form in float64."""
 
   def check(kind, weights, divisor):
@@ -136,11 +146,15 @@ def check_precision():
 
 
 def compare(out, weights, divisor, case, inputs, length_q, length_k, rtol, atol):
-  """Rows of real queries equal the dense form, and are exactly zero where there is no key to see."""
+  """Rows of real queries equal the dense form, and are exactly zero where there is no key to see.
+
+  A constant comes out as it is, but for what is added to a divisor.
+  """
   length_q, length_k = length_q or [case.queries] * BATCH, length_k or [case.keys] * BATCH
   out, real = np.asarray(out, np.float64), mask(length_q, case.queries)
   want = dense(np, weights, divisor, case, inputs, length_q, length_k)
   np.testing.assert_allclose(out[real], want[real], rtol, atol)
+  np.testing.assert_allclose(out[real][..., 0], np.where(want[real][..., 0] == 0, 0, CONSTANT), max(rtol, 1e-5), atol)
   blind = np.array(length_k)[:, None] == 0
   if case.causal:
     blind = blind | (np.arange(case.queries) < case.queries - case.keys)

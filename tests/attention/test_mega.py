@@ -123,11 +123,13 @@ def test_equals_the_definition(check_slopes, form, causal):
 
 
 @pytest.mark.parametrize("activation", ["softmax", "laplace"])
-def test_cross_attention_equals_the_definition(activation):
+def test_cross_attention_equals_the_definition(check_slopes, activation):
+  """Values, and gradients by everything."""
   kind = Mega(activation=activation, chunk_size=2)  # of no meaning here
-  p, x, source, mask = weights(kind, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5), np.arange(7) < np.array([[7], [3]])
+  inputs, slope = (weights(kind, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5)), draw(52, 2, 4, 6)
+  mask = np.arange(7) < np.array([[7], [3]])
 
-  def dense(x, source, real):
+  def row(p, x, source, real):
     q, k = silu(x @ p["query"] + p["query_bias"]), silu(source @ p["key"] + p["key_bias"])
     matrix, bias = flat(p, "value")
     o = attended(kind, q, k, silu(source @ matrix + bias), p["distance_bias"], np.tile(real, (len(x), 1)))
@@ -135,8 +137,14 @@ def test_cross_attention_equals_the_definition(activation):
     hidden = silu(o @ p["out"].reshape(-1, 6) + p["out_bias"])
     return sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
 
-  got = said(kind, p, x, source, Context(key_mask=jnp.asarray(mask)))
-  close(got, np.stack([dense(*row) for row in zip(x, source, mask)]))
+  def ours(inputs):
+    out = kind(*inputs, Context(key_mask=jnp.asarray(mask)))[0]
+    return (out * slope).sum(), out
+
+  dense = lambda inputs: np.stack([row(inputs[0], *each) for each in zip(*inputs[1:], mask)])
+  grads, out = jax.jit(jax.grad(ours, has_aux=True))(inputs)
+  close(out, dense(inputs))
+  check_slopes(grads, dense, inputs, slope)
 
 
 @pytest.mark.parametrize("causal", [False, True])
