@@ -38,14 +38,6 @@ def test_equal_keys_give_the_running_mean():
   np.testing.assert_allclose(out, mean, rtol=1e-5, atol=1e-6)
 
 
-def test_the_order_of_keys_means_nothing():
-  q, order = _normal(2, 5, 3, 4), jnp.array([3, 0, 4, 1, 2])
-  mask = jnp.array([[True, True, False, True, True], [True] * 5])
-  out = jax.jit(Linear().attend)({}, q, q, q, Context(key_mask=mask))
-  shuffled = jax.jit(Linear().attend)({}, q, q[:, order], q[:, order], Context(key_mask=mask[:, order]))
-  np.testing.assert_allclose(shuffled, out, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("length, full, causal", [(128, 8_519_680, 16_908_288), (1024, 68_157_440, 135_266_304)])
 def test_reference_counts(length, full, causal):
   """H (n + m) d (e + 1), and H n (c (d + e) + 2 d e + 2 d) in chunks of c = 64; H = 8, d = e = 64."""

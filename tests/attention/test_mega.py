@@ -12,6 +12,7 @@ import scipy.special
 
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.mega import Mega, _laplace
+from nasformer.attention.softmax_t5 import SoftmaxT5
 from nasformer.types import UserError
 
 SIZES, CROSS = Sizes(6, 2, 3), Sizes(6, 2, 3, source_dim=5)
@@ -203,6 +204,25 @@ def test_queries_are_the_last_positions(form):
   whole, last, more = run(weights(kind), x, longer)
   close((last, more[:, 4:]), (whole[:, 6:], whole))
   assert not more[:, :4].any()
+
+
+@pytest.mark.parametrize("table", [0.0, 1.0])
+def test_without_averages_it_is_gated_softmax_attention(table):
+  """Of one z, with a bias by distance, which T5's buckets are too as long as each is of one distance."""
+  kind, length = Mega(ema_dim=1, paper_ema=True), 9
+  p, x = weights(kind), draw(50, 2, length, 6)
+  p |= {"ema_alpha": 30 + 0 * p["ema_alpha"], "ema_delta": 30 + 0 * p["ema_delta"], "ema_beta": 1 + 0 * p["ema_beta"],
+        "ema_eta": 1 + 0 * p["ema_eta"], "distance_bias": table * p["distance_bias"]}
+  z = silu(x @ p["shared"] + p["shared_bias"])
+  q, k = (np.repeat((z * p[f"{role}_scale"] + p[f"{role}_bias"])[:, :, None], 2, 2) for role in ("query", "key"))
+  v = silu(np.einsum("btd,dnh->btnh", x, p["value"]) + p["value_bias"])
+  past = p["distance_bias"][kind.max_length - 1 - np.arange(16)]
+  bias = {"distance_bias": np.tile(np.append(past, np.zeros(16)), (2, 1))}
+  o = jax.jit(lambda *x: SoftmaxT5().attend(*x, Context(causal=True)))(bias, q, k, v)
+  o = o * silu(np.einsum("btd,dnh->btnh", x, p["gate"]) + p["gate_bias"])
+  hidden = silu(x @ p["hidden"] + np.einsum("btnh,nhd->btd", o, p["out"]) + p["out_bias"])
+  want = sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
+  close(said(kind, p, x, x, Context(causal=True)), want)
 
 
 def test_averages_carry_over_what_chunks_keep_apart():
