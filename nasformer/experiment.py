@@ -200,8 +200,9 @@ class Experiment:
     space: what can be chosen.
     task: network, loss and metrics.
     kinds: attention kinds that the space uses, by name, with their settings.
-    share_projections: one set of query, key, value and output projections for all kinds of a layer in the supernet, so that it
-      takes less memory and every kind's training reaches the others; by default each has its own (OpenNLPLab/mixFormer).
+    share_projections: what the kinds of a layer have in common in the supernet, so that it takes less memory and every kind's
+      training reaches the others: "none" of their projections (OpenNLPLab/mixFormer), "values", whose projections and those of
+      outputs mean the same whatever the weights are made of, or "all" four.
     sampling: which networks a supernet step draws.
     train: the supernet's training.
     search: the search.
@@ -215,7 +216,7 @@ class Experiment:
   space: Any = component("nasformer.space", "tiny", "space")
   task: Any = component("nasformer.tasks", "image_classification", "task")
   kinds: Mapping[str, Any] = components("nasformer.attention", (), "attention kind")
-  share_projections: bool = False
+  share_projections: Literal["none", "values", "all"] = "none"
   sampling: Sampling = Sampling()
   train: Training = Training()
   search: Search = Search()
@@ -233,7 +234,10 @@ class Experiment:
                       " supernet; set train.stability_networks")
     if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
       raise UserError(f"seeds={self.seeds}: give one or more different numbers from 0")
+    if self.share_projections not in ("none", "values", "all"):
+      raise UserError(f"share_projections={self.share_projections!r}: it must be 'none', 'values' or 'all'")
     if not isinstance(self.space, str):
       kinds = {name: self.kinds[name] if name in self.kinds else lookup(attention.TABLE, name, "attention kind")()
                for name in self.space.kinds}
+      self.space.check(kinds)
       object.__setattr__(self, "kinds", kinds)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jaxtyping
 import pytest
 
 from nasformer import attention, config
@@ -9,6 +10,7 @@ from nasformer.experiment import Experiment, Limits, Search, Training
 from nasformer.registry import lookup
 from nasformer.score import TABLE as SCORES
 from nasformer.space.tiny import Tiny
+from nasformer.space.translation import TinyTranslation
 from nasformer.train.optimizer import Optimizer
 from nasformer.types import UserError
 
@@ -38,6 +40,16 @@ def test_json_and_back():
 def test_kinds_keep_their_settings_and_the_order_of_the_space():
   experiment = close(space=Tiny(kinds=("linear", "cosformer")), kinds={"cosformer": CosFormer(causal=True)})
   assert list(experiment.kinds) == ["linear", "cosformer"] and experiment.kinds["cosformer"].causal
+
+
+@pytest.mark.parametrize("module, kind, why", [
+    ("encoder", "couplformer", "the patches of an image"), ("cross", "vicinity", "the patches of an image"),
+    ("decoder", "eit", "the heads of 'eit' cannot divide a fixed width"),
+    ("decoder", "sofmax", "unknown attention kind 'sofmax': did you mean 'softmax'")])
+def test_kinds_that_cannot_be_in_a_space_are_refused_before_anything_is_read(module, kind, why):
+  space = TinyTranslation(**{f"{module}_kinds": (kind,)})
+  with pytest.raises(UserError, match=why):
+    Experiment(space=space, task="translation", data="numbers")
 
 
 TRAINING = {
@@ -101,3 +113,9 @@ def test_limits():
 def test_seeds_that_cannot_be(seeds):
   with pytest.raises(UserError, match="give one or more different numbers from 0"):
     close(seeds=seeds)
+
+
+def test_projections_are_shared_in_known_ways():
+  """The annotation may come first."""
+  with pytest.raises((UserError, jaxtyping.TypeCheckError), match="'values'"):
+    close(share_projections="queries")

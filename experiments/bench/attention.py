@@ -5,7 +5,7 @@
 
 A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64: forward, forward and backward,
 and one step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the
-same projections. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
+same projections, "nprf_transforms" has a table of all distances, and "mega_chunks" attends in chunks of 128. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
 the compiled program. "Of the device" is the least time that the device could take, by its measured rate of matrix products (m)
 for the counted ones, the backward pass counting twice, or by its measured bandwidth (b) for the bytes of all inputs and
 outputs, whichever is more, over the time taken. A kind is left out of longer lengths once the next would take more than --most
@@ -40,6 +40,8 @@ from rich.table import Table
 
 from nasformer import attention, registry, workdir
 from nasformer.attention.base import Context, Sizes
+from nasformer.attention.mega import Mega
+from nasformer.attention.nprf import Nprf
 from nasformer.attention.softmax import Softmax
 from nasformer.nets import blocks
 from nasformer.score.memory import PeakMemory
@@ -67,12 +69,16 @@ class Library(Softmax):
 
 
 def kinds() -> dict:
-  names = _KINDS.value or [name for name in attention.TABLE if name != "softmax"]
-  rows = {name: registry.lookup(attention.TABLE, name, "attention kind")() for name in ("softmax", *names)}
+  """Those asked for, with room for the longest input, and softmax."""
   longest = max(map(int, _LENGTHS.value))
-  rows = {name: dataclasses.replace(kind, max_length=longest) if hasattr(kind, "max_length") else kind
-          for name, kind in rows.items()}
-  return {"softmax": rows.pop("softmax"), "softmax (jax.nn)": Library(), **rows}
+  variants = {"nprf_transforms": Nprf(max_distance=longest - 1), "mega_chunks": Mega(chunk_size=128)}
+
+  def made(name):
+    kind = variants[name] if name in variants else registry.lookup(attention.TABLE, name, "attention kind")()
+    return dataclasses.replace(kind, max_length=longest) if hasattr(kind, "max_length") else kind
+
+  names = _KINDS.value or [name for name in (*attention.TABLE, *variants) if name != "softmax"]
+  return {"softmax": made("softmax"), "softmax (jax.nn)": Library()} | {name: made(name) for name in names}
 
 
 def able(kind, mode: str, what: str) -> bool:
@@ -205,19 +211,20 @@ def summary(rows: list[dict], mode: str, what: str) -> Table:
 
 
 def picture(rows: list[dict]) -> Figure:
-  """A row for each mode, a column for each of what is timed."""
+  """A row for each mode; a column for the time of each of what is timed, and one for the memory of a gradient."""
   modes, whats = (list(dict.fromkeys(row[name] for row in rows)) for name in ("mode", "what"))
-  figure = Figure((4 * len(whats), 3 * len(modes) + 0.8), layout="constrained")
-  every = figure.subplots(len(modes), len(whats), squeeze=False)
+  columns = [(what, "ms") for what in whats] + [("gradient", "memory_mb")]
+  figure = Figure((4 * len(columns), 3 * len(modes) + 0.8), layout="constrained")
+  every = figure.subplots(len(modes), len(columns), squeeze=False)
   names = list(dict.fromkeys(row["kind"] for row in rows))
   handles = {}
-  for place, (mode, what) in zip(every.flat, itertools.product(modes, whats)):
+  for place, (mode, (what, unit)) in zip(every.flat, itertools.product(modes, columns)):
     for number, name in enumerate(names):
-      line = sorted((row["length"], row["ms"]) for row in rows if (row["mode"], row["what"], row["kind"]) == (mode, what, name))
+      line = sorted((row["length"], row[unit]) for row in rows if (row["mode"], row["what"], row["kind"]) == (mode, what, name))
       if line:
         handles[name], = place.loglog(*zip(*line), color="black" if name == "softmax" else f"C{number % 10}", marker=".",
                                       label=name, ls="--" if number > 9 else "-", lw=2 if name == "softmax" else 1)
-    place.set(title=f"{mode}, {what}", xlabel="tokens", ylabel="ms")
+    place.set(title=f"{mode}, {what}", xlabel="tokens", ylabel="ms" if unit == "ms" else "MB at most")
     place.set_visible(place.has_data())
   figure.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=6, fontsize=8)
   return figure

@@ -14,6 +14,7 @@ cores that other work used at the same time.
 import dataclasses
 
 from nasformer import config
+from nasformer.attention.softmax_relative import SoftmaxRelative
 from nasformer.data.augment import Augment
 from nasformer.data.cifar10 import Cifar10
 from nasformer.experiment import Experiment, Limits, Search, Training
@@ -25,6 +26,7 @@ from nasformer.train.optimizer import Optimizer
 from nasformer.types import UserError
 
 ARMS = {"mixed": "", "softmax": "layer.*.kind=softmax,softmax_relative", "linear": "layer.*.kind=cosformer"}
+KINDS = {"softmax_relative": SoftmaxRelative(axes=False)}  # distances in the order of the patches, as there
 
 
 def full():
@@ -35,6 +37,7 @@ def full():
   return Experiment(
       data=Cifar10(image_size=224),
       space=VisionSpace(),
+      kinds=KINDS,
       task=ImageClassification(net=net, augment=augment),
       train=train,
       search=Search(score="accuracy", arms=ARMS, limits=Limits(params=25e6)),
@@ -49,6 +52,7 @@ def small():
       data=Cifar10(max_train=15_000, max_val=2_000),
       space=VisionSpace(embed_dim=(64, 96, 128), depth=(4, 5, 6), num_heads=(2, 3, 4), head_dim=32,
                         ffn_dim=(128, 256, 384)),
+      kinds=KINDS,
       task=ImageClassification(net=Vision(patch_size=4), augment=Augment(crop_padding=4, flip=True)),
       train=train,
       search=Search(strategy=Evolution(population=40, num_parents=10, num_mutations=10, num_crossovers=10), arms=ARMS,

@@ -48,9 +48,8 @@ class CosFormer(KernelCore):
 
   def lengths(self, context, queries, keys):
     fixed = self.past_only(context)
-    if (fixed or context.stream) and keys // context.copies > self.max_length:
-      raise UserError(f"cosformer.max_length={self.max_length} is shorter than the input of {keys // context.copies}"
-                      " positions")
+    if fixed or context.stream:
+      self._check(max(queries, keys // context.copies))
     if fixed:
       return self.max_length, self.max_length
     first = None if context.key_mask is None else context.key_mask[:, : keys // context.copies]
@@ -60,6 +59,15 @@ class CosFormer(KernelCore):
       return length_q, length_k
     longer = self.max_length if context.stream else jnp.maximum(length_q, length_k)
     return longer, longer
+
+  def start(self, batch, max_length, num_heads, head_dim, value_dim, dtype):
+    self._check(max_length)
+    return super().start(batch, max_length, num_heads, head_dim, value_dim, dtype)
+
+  def _check(self, positions):
+    if positions > self.max_length:
+      raise UserError(f"cosformer.max_length={self.max_length} is shorter than the input of {positions} positions: raise it"
+                      f" to {positions}")
 
   def phi(self, params, x, positions, length):
     """[ReLU(x) sin θ ; ReLU(x) cos θ], positions counted from 1; padding beyond the length stays at its angle."""

@@ -6,8 +6,7 @@ quadratic in the number of patches. As in the released code logits are divided b
 `channel_merge` "pooling" takes the largest channel of every query and key before they meet.
 
 Padding does not enter the maps, and the weights of what is left are scaled up to one. A token in front of the grid, such as
-a class token, sees all tokens by softmax attention with the same logits, and is seen by itself only. Without a grid, tokens
-are a grid of one column, which is that softmax attention.
+a class token, sees all tokens by softmax attention with the same logits, and is seen by itself only.
 """
 
 import dataclasses
@@ -17,8 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from nasformer.attention.base import Can, Core, Count
+from nasformer.attention.kernel import divide
 from nasformer.ops import masks
 from nasformer.types import UserError
+
+LEAST = 1e-30  # share of real patches in a query's weights that is scaled up to one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Couplformer(Core):
     side_scale: divide logits by the root of the side that they are summed over, too.
   """
 
-  can = Can(causal=False, cross=False)
+  can = Can(causal=False, cross=False, grid=True)
   channel_merge: Literal["concat", "pooling"] = "concat"
   side_scale: bool = False
 
@@ -39,7 +41,7 @@ class Couplformer(Core):
       raise UserError(f"couplformer.channel_merge={self.channel_merge!r}: it must be 'concat' or 'pooling'")
 
   def attend(self, params, q, k, v, context):
-    rows, columns = (q.shape[1], 1) if context.grid is None else context.grid
+    rows, columns = context.grid
     first, scale = q.shape[1] - rows * columns, q.shape[-1] ** -0.25
     if self.channel_merge == "pooling":
       q, k = (jnp.take_along_axis(x, x.argmax(-1, keepdims=True), -1) for x in (q, k))  # one maximum has the gradient
@@ -49,7 +51,7 @@ class Couplformer(Core):
     seen = None if real is None else cut(context.key_mask)
     if context.query_mask is not None:
       q = jnp.where(context.query_mask[..., None, None], q, 0)
-    out = self._coupled(cut(q), cut(k), cut(v), seen, context).reshape(len(v), rows * columns, *v.shape[2:])
+    out = self._coupled(cut(q), cut(k), cut(v), seen, context)
     if not first:
       return out
     logits = jnp.einsum("btnh,bsnh->bnts", q[:, :first], k, preferred_element_type=masks.accumulator(q))
@@ -69,13 +71,14 @@ class Couplformer(Core):
       logits = jnp.einsum(axes, scaled, k, preferred_element_type=masks.accumulator(q))
       mask = None if seen is None else seen.any(axis)[:, None, None]
       maps.append(self._drop(masks.softmax(logits, mask), context, number))
-    out = _apply(*(weights.astype(v.dtype) for weights in maps), v)
+    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])
+    out = flat(_apply(*(weights.astype(v.dtype) for weights in maps), v))
     if seen is None:
       return out
     by_row, by_column = maps
     total = (by_row[..., None] * seen[:, None, None].astype(by_row.dtype)).sum(-2)  # [B, N, y, x]; sums, which need no product
-    total = (by_column[..., None] * total.swapaxes(2, 3)[:, :, None]).sum(-2).transpose(0, 3, 2, 1)[..., None]
-    return (out / jnp.maximum(total, jnp.finfo(total.dtype).tiny)).astype(v.dtype)
+    total = (by_column[..., None] * total.swapaxes(2, 3)[:, :, None]).sum(-2).transpose(0, 3, 2, 1)
+    return divide(out, jnp.maximum(flat(total), LEAST)).astype(v.dtype)
 
   def _drop(self, weights, context, number):
     if context.dropout_key is None:
@@ -83,7 +86,7 @@ class Couplformer(Core):
     return masks.dropout(jax.random.fold_in(context.dropout_key, number), weights, context.dropout)
 
   def core_count(self, sizes, queries, keys, causal):
-    rows, columns = (keys, 1) if sizes.grid is None else sizes.grid
+    rows, columns = sizes.grid
     width = (1 if self.channel_merge == "pooling" else sizes.head_dim) + sizes.head_dim
     seen = rows * columns * (rows + columns) + (queries - rows * columns) * keys
     return Count(0, sizes.num_heads * seen * width, sizes.num_heads * queries * (width - sizes.head_dim))

@@ -30,7 +30,7 @@ from nasformer.attention.chunks import mapped, pieces
 from nasformer.attention.favor import directions, exponents
 from nasformer.attention.kernel import divide, first_count, with_first, with_one
 from nasformer.ops import masks
-from nasformer.ops.toeplitz import toeplitz
+from nasformer.ops.toeplitz import convolve, fast_length, spectrum, toeplitz, transform_count
 from nasformer.types import UserError
 
 LONG = 3072  # keys that a query meets one by one from which on transforms are quicker than matrix products
@@ -305,16 +305,12 @@ class Grid:
     rows, keys, centre = q.shape[1] // self.columns, k.shape[1] // self.copies // self.columns, table.shape[1] // 2
     weights = table[:, centre - first - rows + 1 : centre - first + keys].reshape(len(table), -1)
     length_q, length_k = (stretched(number, self.columns) for number in (rows, keys))
-    length = fast_length(length_q + length_k - 1)
-    rest = jnp.zeros((len(table), length - length_q - length_k + 1), weights.dtype)
-    response = jnp.concatenate([weights[:, :length_q][:, ::-1], rest, weights[:, length_q:][:, ::-1]], axis=1)
-    response = jnp.fft.rfft(response)[:, None]
+    response = spectrum(weights, length_q, length_k)[:, None]
     v = self._stretch(with_one(v), self.copies)
 
     def feature(total, x):
       q, k = x
-      held = jnp.fft.rfft((k[..., None, :] * v).sum(1), length)
-      return total + q[:, 0, :, None] * jnp.fft.irfft(held * response, length)[..., :length_q], None
+      return total + q[:, 0, :, None] * convolve(response, (k[..., None, :] * v).sum(1), length_q), None
 
     total = jnp.zeros((len(q), len(table), v.shape[-2], length_q), v.dtype)
     xs = [jnp.moveaxis(self._stretch(x, copies), 3, 0) for x, copies in ((q, 1), (k, self.copies))]
@@ -361,11 +357,6 @@ def features_count(queries: int, keys: int, columns: int, reach: int, causal: bo
   return _frame(queries, keys, size, causal)[2] * size * (2 if causal else 3)
 
 
-def transform_count(length: int) -> int:
-  """What a Fourier transform of so many real numbers counts as: half of 5/2 N log N operations of the usual algorithm."""
-  return round(1.25 * length * math.log2(length))
-
-
 def form(queries: int, keys: int, columns: int, reach: int, causal: bool) -> str:
   """How sums are made: "pairs", one by one; "sums", where far keys count alike; "transforms", where neither is quicker."""
   window = (2 if causal else 3) * block(reach) if columns == 1 else math.inf
@@ -389,15 +380,6 @@ def _frame(queries, keys, size, causal):
 def stretched(rows: int, columns: int) -> int:
   """Places that a grid takes with 2W - 1 for every row but the last."""
   return (rows - 1) * (2 * columns - 1) + columns
-
-
-def fast_length(least: int) -> int:
-  """The next product of twos, threes and fives, which transforms are quick for."""
-  rest = least
-  for prime in (2, 3, 5):
-    while rest % prime == 0:
-      rest //= prime
-  return least if rest == 1 else fast_length(least + 1)
 
 
 def _early(queries, first):

@@ -126,34 +126,39 @@ def _unless_later(causal, at_q, source, see, state):
 
 def _queries(q, k, causal):
   """Blocks of queries and of their positions."""
-  blocks = _cut(q)
-  number, size = len(blocks), blocks.shape[3]
+  parts = _cut(q)
+  number, size = len(parts), parts.shape[3]
   first = k.shape[1] - q.shape[1] if causal else 0
-  return blocks, first + jnp.arange(number * size).reshape(number, size)
+  return parts, first + jnp.arange(number * size).reshape(number, size)
 
 
 def _sources(k, v, key_mask, copies):
   """Blocks of keys and values, of their indices and positions, and of what keys are real if not all are."""
-  blocks = {"k": _cut(k), "v": _cut(v)}
-  number, size = len(blocks["k"]), blocks["k"].shape[3]
-  blocks["index"] = jnp.arange(number * size).reshape(number, size)
-  blocks["position"] = blocks["index"] % (k.shape[1] // copies)
+  parts = {"k": _cut(k), "v": _cut(v)}
+  number, size = len(parts["k"]), parts["k"].shape[3]
+  parts["index"] = jnp.arange(number * size).reshape(number, size)
+  parts["position"] = parts["index"] % (k.shape[1] // copies)
   if key_mask is None and number * size > k.shape[1]:
     key_mask = jnp.ones(k.shape[:2], bool)
   if key_mask is not None:
-    blocks["real"] = _cut(key_mask[..., None, None])[:, :, 0, :, 0]
-  return blocks
+    parts["real"] = _cut(key_mask[..., None, None])[:, :, 0, :, 0]
+  return parts
+
+
+def blocks(length: int) -> int:
+  """In how many blocks positions are cut."""
+  return -(-length // BLOCK)
 
 
 def padded(length: int) -> int:
   """Length with the padding of its last block."""
-  number = -(-length // BLOCK)
+  number = blocks(length)
   return number * -(-length // number)
 
 
 def _cut(x):
   """[B, T, N, H] to [number of blocks, B, N, size, H]."""
-  number, whole = -(-x.shape[1] // BLOCK), padded(x.shape[1])
+  number, whole = blocks(x.shape[1]), padded(x.shape[1])
   x = jnp.pad(x, [(0, 0), (0, whole - x.shape[1]), (0, 0), (0, 0)])
   return x.reshape(len(x), number, whole // number, *x.shape[2:]).transpose(1, 0, 3, 2, 4)
 

@@ -5,6 +5,9 @@ share buckets of logarithmically growing width, and all from `max_distance` on s
 half of its buckets on either sign; a causal one, which sees no key ahead, all of them on the past. Cross-attention has no
 bias. T5 shares one table among the layers of a stack and folds 1 / sqrt(d) into the initialiser of the queries; here every
 layer has its own table, as layers may differ in kind and heads, and divides by sqrt(d) itself, as d is elastic.
+
+On a grid of patches there is a table for distances in rows and one for those in columns, both with buckets on either sign,
+and their biases add up; between a token in front of the grid, such as a class token, and all tokens the bias is zero.
 """
 
 import dataclasses
@@ -20,13 +23,15 @@ from nasformer.ops import masks
 from nasformer.ops.toeplitz import toeplitz
 from nasformer.types import UserError
 
+TABLE, AXES = "distance_bias", ("row_bias", "column_bias")  # of a sequence, and on a grid
+
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxT5(Softmax):
   """Softmax attention with T5's relative bias: a learned number per head and bucket of distances.
 
   Attributes:
-    num_buckets: rows of the table.
+    num_buckets: of the table, or of each of both.
     max_distance: distances from it on share the outermost bucket.
   """
 
@@ -44,30 +49,39 @@ class SoftmaxT5(Softmax):
     if sizes.source_dim is not None:
       return {}
     shape = (sizes.num_heads, self.num_buckets)
-    return {"distance_bias": Tensor(shape, ("heads", None), xavier(*shape))}
+    return {name: Tensor(shape, ("heads", None), xavier(*shape)) for name in ((TABLE,) if sizes.grid is None else AXES)}
 
   def attend(self, params, q, k, v, context):
-    if "distance_bias" not in params:
+    if not params.keys() & {TABLE, *AXES}:
       return Softmax().attend(params, q, k, v, context)
     return super().attend(self._spread(params, context.causal), q, k, v, context)
 
   def recall(self, params, state, q, position, copies):
-    if "distance_bias" not in params:
+    if TABLE not in params:
       return Softmax().recall(params, state, q, position, copies)
     return super().recall(self._spread(params, True), state, q, position, copies)
 
-  def bias(self, params, q, query_positions, key_positions):
+  def bias(self, places, params, q, query_positions, key_positions):
     """Positions of either side follow one another."""
-    queries, keys = len(query_positions), len(key_positions)
-    distances = key_positions[0] - query_positions[-1] + jnp.arange(queries + keys - 1)
-    columns = jnp.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
-    return toeplitz(params["distance_bias"].astype(masks.accumulator(q))[:, columns], queries, keys)
+
+    def by_distance(name, first, queries, keys):  # `first` is the distance of the first key from the last query
+      distances = first + jnp.arange(queries + keys - 1)
+      columns = jnp.clip(distances, -self.max_distance, self.max_distance) + self.max_distance
+      return toeplitz(params[name].astype(masks.accumulator(q))[:, columns], queries, keys)
+
+    def along(axis, queries):
+      side = places.grid[axis]
+      return by_distance(AXES[axis], 1 - side, side, side)[:, queries]
+
+    if places is None:
+      return by_distance(TABLE, key_positions[0] - query_positions[-1], len(query_positions), len(key_positions))
+    return places.bias(along, query_positions, key_positions)
 
   def _spread(self, params: Tensors, causal: bool) -> Tensors:
-    """The table with a column for every distance instead of every bucket."""
+    """Tables with a column for every distance instead of every bucket."""
     distances = np.arange(-self.max_distance, self.max_distance + 1)
     columns = bucket(distances, causal, self.num_buckets, self.max_distance)
-    return params | {"distance_bias": params["distance_bias"][:, columns]}
+    return params | {name: params[name][:, columns] for name in (TABLE, *AXES) if name in params}
 
   def core_count(self, sizes, queries, keys, causal):
     table = Count(sum(math.prod(tensor.shape) for tensor in self.core_params(sizes).values()))

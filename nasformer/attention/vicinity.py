@@ -9,10 +9,11 @@ The released code keeps magnitudes of what it computes, from the sums over keys 
 small values are moved up, so it is not linear in them. `reference_clamps` reproduces that.
 
 A token in front of the grid, such as a class token, has no place: between it and all others the weight is that of distance
-zero. Without a grid, tokens are a grid of one column.
+zero.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -65,10 +66,9 @@ class Vicinity(KernelCore):
     return total + self.epsilon
 
   def attend(self, params, q, k, v, context):
-    grid = (q.shape[1], 1) if context.grid is None else context.grid
-    size = grid[0] * grid[1]
+    size = math.prod(context.grid)
     first, mask = q.shape[1] - size, context.key_mask
-    rows = [Rows(x[:, first:], jnp.arange(size), lambda x, at: self.phi(params, x, at, grid)) for x in (q, k)]
+    rows = [Rows(x[:, first:], jnp.arange(size), lambda x, at: self.phi(params, x, at, context.grid)) for x in (q, k)]
     settle = lambda sums: jnp.concatenate([self._clamp(sums[..., :-1]), sums[..., -1:]], axis=-1)
     sums = full_sums(*rows, v[:, first:], None if mask is None else mask[:, first:], settle=settle)
     if first:
@@ -87,7 +87,7 @@ class Vicinity(KernelCore):
     return jnp.sign(x) * jnp.clip(jnp.abs(x), *CLAMPS) if self.reference_clamps else x
 
   def core_count(self, sizes, queries, keys, causal):
-    patches = keys if sizes.grid is None else sizes.grid[0] * sizes.grid[1]
+    patches = math.prod(sizes.grid)
     count = super().core_count(sizes, patches, patches, False)
     features = Count(0, 0, sizes.num_heads * 8 * patches * sizes.head_dim)
     beside = first_count(keys, sizes.head_dim, sizes.head_dim) if keys > patches else 0

@@ -33,7 +33,10 @@ def _read(path: pathlib.Path) -> texts.Labelled:
   for number, line in enumerate(files.lines(path), 1):
     try:
       review = json.loads(line)
-      rows.append((number, str(review["label"]), review["text"]))
+      label, text = str(review["label"]), review["text"]
+      if not isinstance(text, str):
+        raise TypeError(f"the text is {json.dumps(text)[:40]}")
+      rows.append((number, label, text))
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f"{path}, line {number}: no review with a label and a text ({error}): fetch the file again") from error
   return texts.labelled(str(path), rows, ("0", "1"))

@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import itertools
 import re
-from typing import Any, ClassVar, Iterator, Literal
+from typing import Any, ClassVar, Iterator, Literal, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,16 @@ class Space:
   def encode(self, spec: Any) -> np.ndarray:
     """The canonical genome of a `Spec` of this space."""
     raise NotImplementedError
+
+  def check(self, kinds: Mapping[str, Any]) -> None:
+    """Refuses attention kinds that cannot be where this space puts them, whatever the task; here all can.
+
+    Args:
+      kinds: by name; each says what it `can`.
+
+    Raises:
+      UserError: one cannot.
+    """
 
   # -- the table as arrays ------------------------------------------------------------------------------------------
 

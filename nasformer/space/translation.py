@@ -9,7 +9,7 @@ table of choices for translation could not be obtained.
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, Mapping, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +99,19 @@ class Translation(Space):
   def placed(self) -> dict[str, tuple[str, ...]]:
     """Attention kinds by module."""
     return {"encoder": self.encoder_kinds, "decoder": self.decoder_kinds, "cross": self.cross_kinds}
+
+  def check(self, kinds: Mapping[str, Any]) -> None:
+    """Refuses kinds that cannot be in their module: sentences are no grid, decoders read in order, heads divide a width."""
+    needs = {"encoder": None, "decoder": "causal", "cross": "cross"}
+    for module, names in self.placed.items():
+      for name, can in ((name, kinds[name].can) for name in names):
+        if can.grid:
+          raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it needs the patches of an image")
+        if needs[module] and not getattr(can, needs[module]):
+          raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it has no {needs[module]} form")
+        if len(getattr(self, f"{module}_heads")) > 1 and not can.divides:
+          raise UserError(f"space.{module}_kinds: the heads of {name!r} cannot divide a fixed width, so space.{module}_heads"
+                          " must be one number where it is used")
 
   @functools.cached_property
   def fields(self) -> dict[str, dict[str, tuple]]:

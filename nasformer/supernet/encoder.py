@@ -3,7 +3,7 @@ that `derive` cuts out."""
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,13 @@ class Supernet:
   Attributes:
     space: what can be chosen.
     net: what cannot.
-    share_projections: whether the attention kinds of a layer share projections, as they share its norms and its MLP.
+    share_projections: projections that the attention kinds of a layer share, as they share its norms and its MLP:
+      "none", "values" (and outputs) or "all".
   """
 
   space: Encoder
   net: EncoderNet
-  share_projections: bool = False
+  share_projections: Literal["none", "values", "all"] = "none"
 
   def module(self, spec: EncoderSpec) -> EncoderTransformer:
     """The small network of a spec."""
@@ -85,7 +86,7 @@ class Supernet:
 
   def _attention_cut(self, embed_dim: int, kind: str, num_heads: int) -> slicing.Cut:
     declared = self.net.attention_tensors(embed_dim, LayerSpec(kind, num_heads, self.space.head_dim, 0))
-    common = (*blocks.norm_tensors(embed_dim), *(self.net.kind(kind).alike if self.share_projections else ()))
+    common = (*blocks.norm_tensors(embed_dim), *slicing.common(self.net.kind(kind).alike, self.share_projections))
     names = {name: f"attention.{name}" if name in common else f"{kind}.{name}" for name in declared}
     return slicing.Cut(declared, names, declared)
 

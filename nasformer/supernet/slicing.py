@@ -55,6 +55,11 @@ class Cut:
     return stored
 
 
+def common(alike: tuple[str, ...], share: str) -> tuple[str, ...]:
+  """Which tensors attention kinds store once for all, of those that mean the same in each: see `Experiment.share_projections`."""
+  return {"none": (), "values": tuple(name for name in alike if name.startswith(("value", "out"))), "all": alike}[share]
+
+
 def plain(declared: Mapping[str, Tensor], prefix: str = "") -> Cut:
   """A cut whose tensors are stored under their own names, or those with a prefix."""
   return Cut(declared, {name: prefix + name for name in declared}, declared)

@@ -8,7 +8,7 @@ heads and brought into shape, and a block has a branch for every number.
 import dataclasses
 import functools
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,13 @@ class TranslationSupernet:
   Attributes:
     space: what can be chosen.
     net: what cannot.
-    share_projections: whether the attention kinds of a module share projections, as they share its norm.
+    share_projections: projections that the attention kinds of a module share, as they share its norm: "none", "values" (and
+      outputs) or "all".
   """
 
   space: Translation
   net: TranslationNet
-  share_projections: bool = False
+  share_projections: Literal["none", "values", "all"] = "none"
 
   def module(self, spec: TranslationSpec) -> TranslationTransformer:
     """The small network of a spec."""
@@ -128,7 +129,7 @@ class TranslationSupernet:
     return self._cut(self.net.cross_tensors(dim, source_dim, layer), "cross", kind, max(self.space.cross_heads))
 
   def _cut(self, declared, module, kind, most_heads) -> slicing.Cut:
-    common = (*blocks.norm_tensors(1), *(self.net.kind(kind).alike if self.share_projections else ()))
+    common = (*blocks.norm_tensors(1), *slicing.common(self.net.kind(kind).alike, self.share_projections))
     names = {name: f"{module}.{name}" if name in common else f"{module}.{kind}.{name}" for name in declared}
     return slicing.Cut(declared, names, slicing.divided(declared, most_heads))
 

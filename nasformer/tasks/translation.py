@@ -53,17 +53,7 @@ class TranslationTask:
       UserError: data or space are of another task, or an attention kind cannot be where the space puts it, or is for less.
     """
     check_parts("translation", info, TextInfo, "sentence pairs", space, TranslationSpace, "an encoder-decoder space")
-    for module, able in (("decoder", "causal"), ("cross", "cross")):
-      for name in space.placed[module]:
-        if not getattr(kinds[name].can, able):
-          raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it has no {able} form")
-    for module, names in space.placed.items():
-      for name in names:
-        if kinds[name].can.grid:
-          raise UserError(f"space.{module}_kinds: {name!r} cannot be used there, it needs the patches of an image")
-        if len(getattr(space, f"{module}_heads")) > 1 and not kinds[name].can.divides:
-          raise UserError(f"space.{module}_kinds: the heads of {name!r} cannot divide a fixed width, so space.{module}_heads"
-                          " must be one number where it is used")
+    space.check(kinds)
     source = max(info.lengths[-1], self.net.count_length)
     target = max(source, int(self.decoding.limit(info.lengths[-1])))
     check_reach(kinds, space.placed["encoder"], "encoder", source, "the longest source (data.lengths)")

@@ -32,10 +32,20 @@ def _kind(name):
   return RELEASED[name] if name in RELEASED else lookup(TABLE, name)()
 
 
+def _grid(kind, length):
+  """Of so many patches, as square as can be, for kinds that need one."""
+  rows = next(rows for rows in range(math.isqrt(length), 0, -1) if length % rows == 0)
+  return (rows, length // rows) if kind.can.grid else None
+
+
+def _said(name, params, x, source, context):
+  return _kind(name)(params, x, source, context.replace(grid=_grid(_kind(name), x.shape[1])))[0]
+
+
 @functools.cache
 def _run(name):
   """(params, x, source, context) -> output, jitted."""
-  return jax.jit(lambda *args: _kind(name)(*args)[0])
+  return jax.jit(functools.partial(_said, name))
 
 
 @functools.cache
@@ -43,7 +53,7 @@ def _slopes(name):
   """((params, x, source), slope, context) -> gradients of Σ slope · output by the first, and the output."""
 
   def loss(inputs, slope, context):
-    out = _kind(name)(*inputs, context)[0]
+    out = _said(name, *inputs, context)
     return (slope * out).sum(), out
 
   return jax.jit(jax.grad(loss, has_aux=True))
@@ -109,12 +119,13 @@ def test_a_kind_is_a_described_frozen_dataclass(name):
 
 @pytest.mark.parametrize("sizes", [SIZES, CROSS], ids=["self", "cross"])
 def test_tensors_initialise_as_declared(name, sizes):
-  declared = _kind(name).params(sizes)
+  kind, declared = _kind(name), _kind(name).params(sizes)
   for i, tensor in enumerate(declared.values()):
     values = tensor.init(jax.random.key(i), tensor.shape)
     assert values.shape == tensor.shape and values.dtype == jnp.float32 and np.isfinite(values).all()
     assert len(tensor.axes) == len(tensor.shape) and set(tensor.axes) <= ELASTIC
-  assert _kind(name).count(sizes, 5, 5).params == sum(math.prod(t.shape) for t in declared.values())
+  count = kind.count(dataclasses.replace(sizes, grid=_grid(kind, 5)), 5, 5)
+  assert count.params == sum(math.prod(t.shape) for t in declared.values())
 
 
 def test_a_longest_length_is_told(name):
@@ -127,7 +138,7 @@ def test_a_longest_length_is_told(name):
 def _check_count(count_products, kind, sizes, queries, keys, is_causal):
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
   params = {name: shape(*tensor.shape) for name, tensor in kind.params(sizes).items()}
-  call = lambda p, x, source: kind(p, x, source, Context(causal=is_causal))[0]
+  call = lambda p, x, source: kind(p, x, source, Context(causal=is_causal, grid=sizes.grid))[0]
   done = count_products(call, params, shape(2, queries, sizes.embed_dim), shape(2, keys, sizes.key_dim))
   count = kind.count(sizes, queries, keys, is_causal)
   assert isinstance(count, Count) and 2 * count.products == done
@@ -135,7 +146,8 @@ def _check_count(count_products, kind, sizes, queries, keys, is_causal):
 
 @pytest.mark.parametrize("length", [1, 5, 64, 65, 200])
 def test_count_equals_what_is_done(count_products, name, length):
-  _check_count(count_products, _kind(name), SIZES, length, length, False)
+  sizes = dataclasses.replace(SIZES, grid=_grid(_kind(name), length))
+  _check_count(count_products, _kind(name), sizes, length, length, False)
 
 
 @pytest.mark.parametrize("queries, keys", [(1, 1), (5, 5), (64, 64), (65, 65), (200, 200), (3, 9), (70, 75), (9, 3)])
@@ -190,7 +202,7 @@ def test_a_population_of_masks_equals_a_loop(name):
   params, x = _params(kind), _normal(52, 2, 9, 12)
   embed, heads = (_prefix(sizes, most) for sizes, most in zip(zip(*ALIVE), (12, 3)))
   clean = lambda e: jnp.where(e, x, 0)
-  one = lambda p, h, e: kind(p, clean(e), clean(e), _masked((9, 5)).replace(keep_heads=h, keep_embed=e))[0]
+  one = lambda p, h, e: _said(name, p, clean(e), clean(e), _masked((9, 5)).replace(keep_heads=h, keep_embed=e))
   together = jax.jit(jax.vmap(one, (None, 0, 0)))(params, heads, embed)
   for out, alive, e in zip(together, ALIVE, np.asarray(embed)):
     inputs = params, np.where(e, x, 0), np.where(e, x, 0)
@@ -201,7 +213,7 @@ def test_a_population_of_masks_equals_a_loop(name):
 def test_jit_equals_eager(name):
   context, x = _masked((9, 5), None, *ALIVE[-1]), np.where(np.arange(12) < ALIVE[-1][0], _normal(52, 2, 9, 12), 0)
   params, x = jax.tree.map(jnp.asarray, (_params(_kind(name)), x))
-  _close(_slopes(name)((params, x, x), np.ones_like(x), context)[1], _kind(name)(params, x, x, context)[0])
+  _close(_slopes(name)((params, x, x), np.ones_like(x), context)[1], _said(name, params, x, x, context))
 
 
 def test_heads_are_interchangeable(name):
@@ -234,7 +246,7 @@ def test_an_example_alone_and_without_jit_is_the_same(request, name, is_causal):
   out = _slopes(name)((params, x, x), np.ones_like(x), _masked((6, 9), is_causal=is_causal))[1]
   real, mask = (length, _prefix([6], length)) if kind.can.grid else (6, None)
   params, alone = jax.tree.map(jnp.asarray, (params, x[:1, :real]))
-  _close(kind(params, alone, alone, Context(mask, mask, causal=is_causal))[0][:, :6], out[:1, :6])
+  _close(_said(name, params, alone, alone, Context(mask, mask, causal=is_causal))[:, :6], out[:1, :6])
 
 
 @pytest.mark.parametrize("row, queries, keys", [(0, 4, 7), pytest.param(1, 6, 3, marks=pytest.mark.slow)])
@@ -302,7 +314,7 @@ def test_half_precision_comes_out_as_it_went_in(name):
 # -- sides, order and precision ----------------------------------------------------------------------------------------
 
 
-def _said(name, params, x, source, context):
+def _answer(name, params, x, source, context):
   """By the program of its gradients, which others here use too."""
   return np.asarray(_slopes(name)((params, x, source), np.ones_like(x), context)[1])
 
@@ -315,17 +327,17 @@ def test_padding_in_front_is_like_padding_behind(request, name, is_causal):
     pytest.skip("places on a grid, or in a sequence whose length is its unit")
   context, params = _masked((length - 3, length // 2), is_causal=is_causal), _params(kind)
   x = np.where(context.query_mask[..., None], _normal(64, 2, length, 12), 1e4)
-  behind = _said(name, params, x, x, context)
+  behind = _answer(name, params, x, x, context)
   x, mask = np.roll(x, 3, 1), jnp.roll(context.query_mask, 3, 1)
-  _close(_said(name, params, x, x, context.replace(query_mask=mask, key_mask=mask)), np.roll(behind, 3, 1))
+  _close(_answer(name, params, x, x, context.replace(query_mask=mask, key_mask=mask)), np.roll(behind, 3, 1))
 
 
-@pytest.mark.parametrize("name", ["softmax", "linear", "favor", "eit", "luna", "couplformer"])
+@pytest.mark.parametrize("name", ["softmax", "linear", "favor", "eit", "luna"])
 def test_the_order_of_keys_means_nothing(name):
   """To kinds without positions, padding among them included."""
   x, source, order = _normal(65, 2, 9, 12), _normal(66, 2, 9, 12), np.random.default_rng(0).permutation(9)
   mask, params = np.arange(9) != np.array([[2], [5]]), _params(_kind(name))
-  run = lambda order: _said(name, params, x, source[:, order], _masked().replace(key_mask=jnp.asarray(mask[:, order])))
+  run = lambda order: _answer(name, params, x, source[:, order], _masked().replace(key_mask=jnp.asarray(mask[:, order])))
   _close(run(order), run(np.arange(9)))
 
 
@@ -344,17 +356,17 @@ def test_a_sequence_turned_round_gives_the_output_turned_round(name):
     pytest.skip("early keys gather more than late ones")
   params, x = _params(_kind(name)), _normal(67, 2, 9, 12)
   turned = {role: _turned(role, tensor) for role, tensor in params.items()}
-  _close(_said(name, turned, *[x[:, ::-1]] * 2, _masked()), _said(name, params, x, x, _masked())[:, ::-1])
+  _close(_answer(name, turned, *[x[:, ::-1]] * 2, _masked()), _answer(name, params, x, x, _masked())[:, ::-1])
 
 
 @over_ways
 @pytest.mark.parametrize("name", DOUBLE)
 def test_less_precision_is_enough(request, name, is_causal):
-  """On a grid with a token in front of it, where kinds can have that, and over several chunks, where they have some."""
+  """On a grid with a token in front of it, where kinds need a grid, and over several chunks, where they have some."""
   kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
   params = {role: value / 2 for role, value in _params(kind).items()}
   x, context = jnp.asarray(_normal(68, 2, length, 12), jnp.bfloat16), Context(
-      causal=is_causal, grid=None if kind.can.causal else (2, 4))
+      causal=is_causal, grid=(2, 4) if kind.can.grid else None)
 
   @jax.jit
   def run(params, x):

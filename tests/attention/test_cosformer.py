@@ -85,10 +85,18 @@ def test_reference_counts(length, products):
 
 
 def test_input_beyond_the_maximum_is_refused():
-  x = jnp.ones((1, 5, 1, 2))
-  with pytest.raises(UserError, match="max_length=4 is shorter than the input of 5 positions"):
-    jax.jit(CosFormer(max_length=4).attend)({}, x, x, x, Context(causal=True))
-  jax.jit(CosFormer(max_length=4).attend)({}, x, x, x, Context())
+  """Where M cannot be the real length: in cross-attention either side may be too long, in decoding the room for tokens."""
+  kind, x = CosFormer(max_length=4), jnp.ones((1, 5, 1, 2))
+  near, cross = x[:, :4], Context(stream=True)
+  refused = lambda: pytest.raises(UserError, match="max_length=4 is shorter than the input of 5 positions: raise it to 5")
+  for q, k, context in ((x, x, Context(causal=True)), (x, near, cross), (near, x, cross)):
+    with refused():
+      jax.eval_shape(kind.attend, {}, q, k, k, context)
+  with refused():
+    kind.start(1, 5, 1, 2, 2, jnp.float32)
+  for q, context in ((x, Context()), (near, Context(causal=True)), (near, cross)):
+    jax.eval_shape(kind.attend, {}, q, q, q, context)
+  jax.eval_shape(lambda: kind.start(1, 4, 1, 2, 2, jnp.float32))
 
 
 def test_unknown_angle_is_refused():

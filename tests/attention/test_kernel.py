@@ -79,7 +79,8 @@ def test_gradients_of_pieces_are_those_of_the_whole(causal, monkeypatch):
 def test_keys_may_come_in_any_order_with_their_positions():
   """In a sequence, and on a grid."""
   order, mask = np.random.default_rng(1).permutation(12), jnp.arange(12) < jnp.array([[12], [7]])
-  kinds = [(CosFormer(), None, mask.sum(1, keepdims=True)), *((Vicinity(form), (3, 4), (3, 4)) for form in ("sum", "product"))]
+  grid, lengths = (3, 4), mask.sum(1, keepdims=True)
+  kinds = (CosFormer(), None, lengths), (Vicinity("sum"), grid, grid), (Vicinity("product"), grid, grid)
 
   def both(kind, grid, length, q, k, v):
     """Attention of the kind, and what its features say at positions in another order."""

@@ -13,12 +13,13 @@ import scipy.special
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.mega import Mega, _laplace
 from nasformer.attention.softmax_t5 import SoftmaxT5
+from nasformer.ops.toeplitz import fast_length, transform_count
 from nasformer.types import UserError
 
 SIZES, CROSS = Sizes(6, 2, 3), Sizes(6, 2, 3, source_dim=5)
 FORMS = {"softmax": Mega(max_length=9), "laplace": Mega(activation="laplace", max_length=11),
          "relu2": Mega(activation="relu2", ema_dim=3), "paper": Mega(paper_ema=True),
-         "chunks": Mega(chunk_size=4), "laplace_chunks": Mega(chunk_size=3, activation="laplace"),
+         "transforms": Mega(average="transforms"), "chunks": Mega(chunk_size=4), "laplace_chunks": Mega(chunk_size=3, activation="laplace"),
          "one_chunk": Mega(chunk_size=20)}
 
 
@@ -97,7 +98,7 @@ def reference(kind, p, x, real, sees, causal):
   return np.where(sees.any(1, keepdims=True), out, 0)
 
 
-ONCE = [("softmax", False), ("laplace", True), ("relu2", False), ("paper", True), ("chunks", True), ("one_chunk", False)]
+ONCE = [("softmax", False), ("laplace", True), ("relu2", False), ("paper", True), ("transforms", True), ("chunks", True), ("one_chunk", False)]
 
 
 @pytest.mark.parametrize("form, causal", [
@@ -151,10 +152,12 @@ def test_cross_attention_equals_the_definition(check_slopes, activation):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("length", [
     1, 150, *(pytest.param(length, marks=pytest.mark.slow) for length in (64, 65))])
-def test_the_average_in_chunks_is_the_average(causal, length):
+def test_the_average_in_chunks_and_by_transforms_is_the_average(causal, length):
   p, x = weights(Mega()), draw(50, 2, length, 6)
   want = np.stack([averages(Mega(), p, row, causal) for row in x])
-  close(jax.jit(lambda p, x: Mega()._moving_average(p, x, causal))(p, x), want)
+  forms = Mega(), Mega(average="transforms")
+  for got in jax.jit(lambda p, x: [form._moving_average(p, x, causal) for form in forms])(p, x):
+    close(got, want)
 
 
 # -- properties --------------------------------------------------------------------------------------------------------
@@ -242,6 +245,15 @@ def test_reference_counts(length, attention, projections):
   assert count.products == attention + projections + length * 512 * (64 + 2 * 2 * 16)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_count_of_transforms_equals_what_is_done(count_products, causal):
+  """But for the transform of the kernel, which is shared by all examples."""
+  kind, shape = Mega(average="transforms"), lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+  params = {name: shape(*tensor.shape) for name, tensor in kind.params(SIZES).items()}
+  done = count_products(lambda p, x: kind(p, x, x, Context(causal=causal)), params, shape(1, 9, 6))
+  assert kind.count(SIZES, 9, 9, causal).products == done - 6 * transform_count(fast_length(17))
+
+
 def test_chunks_are_cheaper():
   sizes = Sizes(512, 8, 128)
   saved = Mega().count(sizes, 1024, 1024).products - Mega(chunk_size=128).count(sizes, 1024, 1024).products
@@ -265,6 +277,7 @@ def test_initial_values():
 
 @pytest.mark.parametrize("fields, message", [
     ({"activation": "exp"}, "'laplace'"),
+    ({"average": "fft"}, "'transforms'"),
     ({"chunk_size": 0}, "mega.chunk_size=0: it must be at least 1")])
 def test_bad_fields(fields, message):
   with pytest.raises((UserError, jaxtyping.TypeCheckError), match=message):  # the annotation may come first

@@ -10,7 +10,8 @@ import pytest
 from nasformer.attention import nprf
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.favor import Favor, directions
-from nasformer.attention.nprf import Nprf, fast_length, transform_count
+from nasformer.attention.nprf import Nprf
+from nasformer.ops.toeplitz import fast_length, transform_count
 from nasformer.types import UserError
 
 KIND = Nprf(features=6, max_distance=5)
@@ -211,10 +212,6 @@ def test_the_form_follows_the_sizes():
   assert [nprf.form(n, n, 1, 128, False) for n in (511, 512, 8192)] == ["pairs", "sums", "sums"]
   assert [nprf.form(n, n, 1, n - 1, True) for n in (1024, 4096)] == ["pairs", "transforms"]
   assert [nprf.form(n, n, 64, n // 64 - 1, False) for n in (1024, 4096)] == ["pairs", "transforms"]
-
-
-def test_fast_lengths():
-  assert [fast_length(n) for n in (1, 7, 11, 97, 16383)] == [1, 8, 12, 100, 16384]
 
 
 # -- counts and mistakes -----------------------------------------------------------------------------------------------

@@ -143,13 +143,15 @@ def test_a_batch_of_one_at_a_time():
   close(got, dense("relative", (own, *inputs), mask, False))
 
 
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("queries, keys, causal", [(1024, 1024, True), (1030, 1030, True), (600, 1500, False)])
-def test_count_equals_what_is_done(count_products, monkeypatch, queries, keys, causal):
+def test_count_equals_what_is_done(count_products, monkeypatch, name, queries, keys, causal):
   monkeypatch.setattr(online, "BLOCK", 512)
-  shape = lambda length: jax.ShapeDtypeStruct((1, length, 2, 3), jnp.float32)
-  attend = lambda *inputs: Softmax().attend({}, *inputs, Context(causal=causal))
-  done = count_products(attend, shape(queries), shape(keys), shape(keys))
-  assert Softmax().core_count(Sizes(6, 2, 3), queries, keys, causal).products == done
+  shape, sizes = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32), Sizes(6, 2, 3)
+  params = {role: shape(*tensor.shape) for role, tensor in KINDS[name].core_params(sizes).items()}
+  attend = lambda *inputs: KINDS[name].attend(*inputs, Context(causal=causal))
+  done = count_products(attend, params, *(shape(1, length, 2, 3) for length in (queries, keys, keys)))
+  assert KINDS[name].core_count(sizes, queries, keys, causal).products == done
 
 
 def test_memory_is_linear_in_the_length(monkeypatch):

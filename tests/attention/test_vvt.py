@@ -55,7 +55,7 @@ def test_parameters_of_the_released_models(name):
   total, source, kernel = 512 * 1000 + 1000, 3, 7
   for depth, width, number, ratio in zip(depths, widths, heads, ratios, strict=True):
     total += kernel**2 * source * width + width + 2 * width + 2 * width
-    attention = Vvt().count(Sizes(width, number, width // number), 1, 1).params
+    attention = Vvt().count(Sizes(width, number, width // number, grid=(1, 1)), 1, 1).params
     hidden = ratio * width
     total += depth * (attention + 4 * width + 2 * width * hidden + hidden + width + 9 * hidden + hidden)
     source, kernel = width, 3

@@ -12,10 +12,14 @@ def test_repeated_test_reviews_are_left_out_of_training(write, tmp_path):
   assert "cut" not in splits.info.note and "cut to 20 in test" in Imdb(max_length=20).load(tmp_path).info.note
 
 
-def test_damage_is_told_with_its_line(write, tmp_path):
+@pytest.mark.parametrize("line, why", [
+    ('{"text": "b"}', "'label'"), ('{"label": 1}', "'text'"), ('{"label": 1, "text": null}', "the text is null"),
+    ('{"label": 1, "text": ["b"]}', r'the text is \["b"\]'),
+    ("[1, 2]", "list indices must be integers"), ("b", "Expecting value")])
+def test_damage_is_told_with_its_line(write, tmp_path, line, why):
   write.imdb(tmp_path)
-  write.lines(tmp_path / "imdb" / "imdb_train.jsonl.gz", ['{"label": 1, "text": "a"}', '{"text": "b"}'])
-  with pytest.raises(UserError, match="imdb_train.jsonl.gz, line 2: no review with a label and a text"):
+  write.lines(tmp_path / "imdb" / "imdb_train.jsonl.gz", ['{"label": 1, "text": "a"}', line])
+  with pytest.raises(UserError, match=rf"imdb_train.jsonl.gz, line 2: no review with a label and a text \({why}.*\): fetch"):
     Imdb().load(tmp_path)
 
 

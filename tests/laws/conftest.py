@@ -49,7 +49,7 @@ def portion(kinds, name, turn=0, least=1):
 class Images:
   """Encoder spaces, and networks that classify images. A row has its portion of all kinds, unless some are named."""
 
-  spaces, supernet, many = Encoder, Supernet, 8
+  spaces, supernet, many, able = Encoder, Supernet, 8, tuple(KINDS)
   inputs = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (3, 4, 6, 2)), jnp.float32)
   other = inputs.at[1].set(255 - inputs[1])
 
@@ -61,7 +61,7 @@ class Images:
     mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
     heads = {"num_heads": (1, 3)} if SPACES[name].num_heads else {"head_budget": 6}
     depth = (1, 2, 3) if kinds else (1, 2)
-    kinds = kinds or portion(tuple(KINDS), name, least=2)
+    kinds = kinds or portion(self.able, name, least=2)
     return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=depth, head_dim=4, kinds=kinds, **heads, **mlp)
 
   def small(self, name, spec):
@@ -74,7 +74,7 @@ class Images:
 
   def full_size(self, name):
     """The space with every kind, networks of its sizes, and the shape of one image."""
-    this = dataclasses.replace(SPACES[name], kinds=tuple(KINDS))
+    this = dataclasses.replace(SPACES[name], kinds=self.able)
     net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
@@ -90,7 +90,7 @@ class Images:
 class Texts(Images):
   """Networks that classify texts, of encoder spaces: named by a prefix, as the rows are those of images."""
 
-  source = Symbols(9)
+  able, source = tuple(name for name, kind in KINDS.items() if not kind.can.grid), Symbols(9)
   inputs = Rows(jnp.array([[5, 4, 2, 7, 1], [3, 6, 0, 0, 0], [0] * 5, [1, 2, 3, 8, 0]]), jnp.array([5, 2, 0, 4]))
   other = Rows(inputs.values.at[1].set(jnp.array([6, 2, 4, 8, 8])), inputs.length.at[1].set(3))
 
@@ -186,7 +186,7 @@ READERS = {"texts": Texts(), "series": Series()}  # in front of a row, with a co
 class Case:
   """A small supernet of a row, parameters of which none is zero, a batch, and genomes.
 
-  Kinds share projections in every other row.
+  Kinds share no projections, all, or those of values, row by row.
   """
 
   name: str
@@ -249,7 +249,8 @@ def make_case(name, kinds=(), num=None):
   """With so many random genomes: a number, or "many"; or one by each of some rules; or as few as cover the space."""
   family, rng = family_of(name), np.random.default_rng(0)
   row = row_of(name)
-  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), rows_like(row).index(row) % 2 == 1)
+  share = ("none", "all", "values")[rows_like(row).index(row) % 3]
+  supernet = family.supernet(family.shrunk(row, kinds), family.net(row), share)
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
   genes = {None: cover, "many": functools.partial(draw, num=family.many)}.get(num, functools.partial(draw, num=num))

@@ -105,7 +105,8 @@ def test_masked_attention_is_sliced(kind):
   params, declared = draw(attention_tensors(kind)), attention_tensors(kind, 4, 2)
   small = {name: params[name][tuple(map(slice, tensor.shape))] for name, tensor in declared.items()}
   keep, x = Keep(jnp.arange(6) < 4, jnp.arange(3) < 2), jnp.asarray(np.where(np.arange(6) < 4, X, 0))
-  run = lambda p, x, keep=None: blocks.attention_block(kind, p, x, Context(), keep)[0]
+  context = Context(grid=(1, 5) if kind.can.grid else None)
+  run = lambda p, x, keep=None: blocks.attention_block(kind, p, x, context, keep)[0]
   got, want = map(np.asarray, jax.jit(lambda: (run(params, x, keep), run(small, x[..., :4])))())
   close(got[..., :4], want)
   assert not got[..., 4:].any()
@@ -137,9 +138,9 @@ def test_initial_values_differ_from_tensor_to_tensor_and_stay_in_their_bounds():
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("length", [1, 6])
 def test_attention_count_is_what_is_computed(kind, length, count_products):
-  params = draw(attention_tensors(kind))
-  count = blocks.attention_count(kind, Sizes(6, 3, 4), length, length)
-  run = lambda p, x: blocks.attention_block(kind, p, x, Context())
+  params, grid = draw(attention_tensors(kind)), (1, length) if kind.can.grid else None
+  count = blocks.attention_count(kind, Sizes(6, 3, 4, grid=grid), length, length)
+  run = lambda p, x: blocks.attention_block(kind, p, x, Context(grid=grid))
   assert count.params == sum(value.size for value in params.values()) == blocks.num_params(attention_tensors(kind))
   assert count.products == count_products(run, params, X[:1, :1].repeat(length, 1))
 

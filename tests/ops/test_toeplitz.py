@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.ops.toeplitz import toeplitz
+from nasformer.ops.toeplitz import convolve, fast_length, spectrum, toeplitz
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 5), (5, 3), (1, 4)])
@@ -17,3 +17,16 @@ def test_entries_and_gradient_by_hand(rows, columns):
   slope = np.arange(1.0, 1 + rows * columns).reshape(rows, columns)
   got = jax.grad(lambda lags: (toeplitz(lags, rows, columns) * slope).sum())(lags)
   np.testing.assert_allclose(got, np.bincount(place.ravel(), slope.ravel()))
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 5), (6, 4)])
+def test_convolving_is_multiplying(rows, columns):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    lags, x = (jnp.asarray(rng.normal(size=size)) for size in ((2, rows + columns - 1), (3, 2, columns)))
+    want = np.einsum("dts,bds->bdt", toeplitz(lags, rows, columns), x)
+    np.testing.assert_allclose(convolve(spectrum(lags, rows, columns), x, rows), want, 1e-10, 1e-12)
+
+
+def test_fast_lengths():
+  assert [fast_length(n) for n in (1, 7, 11, 97, 16383)] == [1, 8, 12, 100, 16384]

@@ -1,9 +1,11 @@
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from nasformer.attention.base import Can
 from nasformer.space.translation import HatIwslt, HatWmt, RankNasIwslt, RankNasWmt, TinyTranslation, Translation
 from nasformer.types import DecoderLayerSpec, LayerSpec, TranslationSpec, UserError
 
@@ -103,6 +105,24 @@ def test_restrictions_reach_kinds_of_all_modules():
 def test_widths_are_sorted_and_kinds_are_not():
   mixed = dataclasses.replace(SPACE, encoder_embed_dim=(16, 8), span=(2, 1), cross_heads=(4, 1), decoder_depth=(2, 1))
   assert mixed == SPACE and mixed.encoder_kinds == ("b", "a") and mixed.kinds == ("b", "a", "c")
+
+
+@pytest.mark.parametrize("kind, can, message", [
+    ("c", Can(causal=False), "space.decoder_kinds: 'c' cannot be used there, it has no causal form"),
+    ("a", Can(cross=False), "space.cross_kinds: 'a' cannot be used there, it has no cross form"),
+    ("b", Can(grid=True), "space.encoder_kinds: 'b' cannot be used there, it needs the patches of an image"),
+    ("b", Can(divides=False), "space.encoder_kinds: the heads of 'b' cannot divide a fixed width, so space.encoder_heads"
+     " must be one number where it is used")])
+def test_kinds_are_refused_where_they_cannot_be(kind, can, message):
+  kinds = {name: types.SimpleNamespace(can=Can()) for name in "abc"}
+  SPACE.check(kinds)
+  with pytest.raises(UserError, match=message):
+    SPACE.check(kinds | {kind: types.SimpleNamespace(can=can)})
+
+
+def test_kinds_may_lack_what_their_modules_do_not_need():
+  rest = {name: types.SimpleNamespace(can=Can()) for name in "ac"}
+  dataclasses.replace(SPACE, encoder_heads=(2,)).check(rest | {"b": types.SimpleNamespace(can=Can(False, False, False))})
 
 
 @pytest.mark.parametrize("change, message", [

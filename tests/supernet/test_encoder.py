@@ -74,19 +74,23 @@ def test_stored_tensors(small):
       "norm_scale": (6,), "norm_bias": (6,), "classes": (6, 3), "classes_bias": (3,)}
 
 
-def test_kinds_may_share_projections(small):
-  """Then they are stored once, and networks that differ in kinds alone use the same numbers."""
-  shared = dataclasses.replace(small.supernet, share_projections=True)
-  names = {name.removeprefix("linear.").removeprefix("softmax.") for name in small.supernet.declared["layers"]}
-  assert {name.removeprefix("attention.") for name in shared.declared["layers"]} == {
-      name.removeprefix("attention.") for name in names}
+@pytest.mark.parametrize("share, apart", [("all", ()), ("values", ("query", "query_bias", "key", "key_bias"))])
+def test_kinds_may_share_projections(small, share, apart):
+  """Then they are stored once, and networks that differ in kinds alone use the same numbers of them."""
+  shared = dataclasses.replace(small.supernet, share_projections=share)
+  names = {name.removeprefix("linear.").removeprefix("softmax.").removeprefix("attention.")
+           for name in small.supernet.declared["layers"]}
+  assert set(shared.declared["layers"]) == {
+      stored for name in names for stored in
+      ([f"softmax.{name}", f"linear.{name}"] if name in apart else [name if name.startswith("mlp.") else f"attention.{name}"])}
   layers = [dataclasses.replace(layer, kind="softmax") for layer in SPEC.layers]
   genes = [small.space.encode(dataclasses.replace(SPEC, layers=tuple(mine))) for mine in (SPEC.layers, layers)]
-  one, two = map(small.quick(shared.used), genes)
+  one, two = ({name: mask for name, mask in small.quick(shared.used)(row)["layers"].items() if name.startswith("attention.")}
+              for row in genes)
   jax.tree.map(np.testing.assert_array_equal, one, two)
-  used = jax.tree.map(lambda mask, tensor: np.broadcast_to(mask, (3, *tensor.shape)).sum(), one["layers"],
-                      shared.declared["layers"])
-  assert used["attention.query"] == 4 * 3 * 4  # three heads in two layers, of width 4, from width 4
+  for name in {"attention.query", "attention.value"} & set(one):
+    used = np.broadcast_to(one[name], (3, *shared.declared["layers"][name].shape)).sum()
+    assert used == 4 * 3 * 4  # three heads in two layers, of width 4, from width 4
 
 
 def test_initial_layers_differ_and_repeat(small):

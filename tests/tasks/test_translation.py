@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from nasformer import attention, registry
-from nasformer.attention.base import Can
 from nasformer.attention.softmax import Softmax
 from nasformer.data.numbers import Numbers
 from nasformer.data.vocabulary import EOS, PAD
@@ -134,25 +133,6 @@ def test_build_takes_all_from_the_data(splits, network):
   apart = dataclasses.replace(splits.info, target_vocab=300)
   with pytest.raises(UserError, match="'joint' needs one vocabulary, but there are 400 source and 300 target"):
     TranslationTask().build(apart, SPACE, {"softmax": Softmax(), "cosformer": Softmax()})
-
-
-@pytest.mark.parametrize("can, message", [
-    (Can(causal=False), "space.decoder_kinds: 'cosformer' cannot be used there, it has no causal form"),
-    (Can(cross=False), "space.cross_kinds: 'cosformer' cannot be used there, it has no cross form"),
-    (Can(divides=False), "space.encoder_kinds: the heads of 'cosformer' cannot divide a fixed width, so space.encoder_heads"
-     " must be one number")])
-def test_kinds_are_refused_where_they_cannot_be(splits, can, message):
-  other = type("Other", (Softmax,), {"can": can})()
-  with pytest.raises(UserError, match=message):
-    TASK.build(splits.info, SPACE, {"softmax": Softmax(), "cosformer": other})
-  TASK.build(splits.info, dataclasses.replace(SPACE, decoder_kinds=("softmax",), cross_kinds=("softmax",), encoder_heads=(2,)),
-             {"softmax": Softmax(), "cosformer": other})
-
-
-def test_kinds_of_images_are_refused(splits):
-  other = type("Other", (Softmax,), {"can": Can(grid=True)})()
-  with pytest.raises(UserError, match="space.encoder_kinds: 'cosformer' cannot be used there, it needs the patches of an image"):
-    TASK.build(splits.info, SPACE, {"softmax": Softmax(), "cosformer": other})
 
 
 def test_batches_of_the_data_fit(splits, network):
