@@ -22,7 +22,9 @@ PRE = ("ranknas_iwslt", ("linear",), 2)  # of two networks that translate
 KINDS = {name: registry.lookup(attention.TABLE, name).can for name in attention.TABLE}
 TEXTS = ("texts:tiny", tuple(name for name, can in KINDS.items() if not can.grid))  # padded rows of unequal lengths
 SERIES = ("series:tiny", ("linear",), 3)
-CARRY = ("tiny", ("evolving", "linear"))  # a kind that passes something on, and one that lets it through
+CARRY = ("tiny", ("evolving", "linear"), (  # a kind that passes something on, and one that lets it through; to fewer heads, too
+    "embed_dim=6; depth=3; layer.[02].kind=evolving; layer.1.kind=linear; layer.0.num_heads=1; layer.2.num_heads=3",
+    "depth=2; layer.*.kind=evolving; layer.0.num_heads=3; layer.1.num_heads=1"))
 NEVER_DIVIDE = tuple(name for name, can in KINDS.items() if not can.divides)  # which other translation spaces lack
 CARRY_CROSS = ("hat_iwslt", NEVER_DIVIDE, tuple(  # and between decoder layers that look at one encoder layer, then at three
     f"*kind={name}; encoder_embed_dim=6; decoder_depth=2; decoder.0.span=1; decoder.1.span=3" for name in NEVER_DIVIDE))
