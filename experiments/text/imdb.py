@@ -1,8 +1,8 @@
 """IMDb reviews byte by byte, 2,048 bytes each: mixed attention, softmax only and linear only, and the hand-made network, at one
 budget of FLOPs. It is the text task of Long Range Arena (Tay et al. 2021) and of "Wide Attention" (arXiv 2210.00640).
 
-`full` has the sizes and the 20,000 updates of 32 texts of Long Range Arena, and a budget of attention heads for the depth; it
-wants an accelerator.
+`full` has the sizes and the 20,000 updates of 32 texts of Long Range Arena, and a budget of attention heads that layers share
+in any way; it wants an accelerator.
 
 `medium` is for one GPU: 4,000 updates, mixed attention and softmax only.
 

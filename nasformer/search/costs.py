@@ -19,6 +19,7 @@ from nasformer.space.base import Space
 Term = tuple[tuple[int, ...], np.ndarray]  # positions of genes, and a table with one axis for each
 _DIGIT = 20  # bits; the low digits of 2¹¹ terms still add up inside an int32
 _LOW = 2**_DIGIT - 1
+_NEVER = 2**54  # above any cost, and few enough of them stay within 64 bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ class CostTable:
   def _cells(self, genes: Int[Array | np.ndarray, "*P G"]):
     """All prices in one row, and which of them each genome adds up, [*P, terms]."""
     prices, start, position, stride = self._layout
+    genes = self.space.settle(genes)
     return prices, start + (genes[..., position] * stride).sum(-1)
 
   @functools.cached_property
@@ -109,9 +111,11 @@ def minimise(factors: Sequence[Term], space: Space) -> tuple[int | float, Int[np
 
   Args:
     factors: positions of genes in rising order, and a table over all their options; see `CostTable.factors`.
-    space: says which options are allowed.
+    space: says which options are allowed, and which can stand together.
   """
-  options = [np.flatnonzero(row) for row in space.allowed]
+  helpers = {i: np.arange(size) for scope, table in space.links for i, size in zip(scope, table.shape) if i >= space.num_genes}
+  options = [*map(np.flatnonzero, space.allowed), *(helpers[i] for i in sorted(helpers))]
+  factors = [*factors, *((scope, np.where(table, 0, _NEVER)) for scope, table in space.links)]
   tables = [(scope, table[np.ix_(*(options[i] for i in scope))]) for scope, table in factors]
   waiting = {i for scope, _ in tables for i in scope}
   trail = []
@@ -123,10 +127,11 @@ def minimise(factors: Sequence[Term], space: Space) -> tuple[int | float, Int[np
     tables = [(axes, table) for axes, table in tables if gene not in axes] + [(scope, joint.min(-1))]
     trail.append((gene, scope, joint.argmin(-1)))
     waiting.remove(gene)
-  choice = np.zeros(space.num_genes, np.int32)
+  choice = np.zeros(len(options), np.int32)
   for gene, scope, best in reversed(trail):
     choice[gene] = best[tuple(choice[list(scope)])]
-  return sum(table.item() for _, table in tables), np.array([row[k] for row, k in zip(options, choice)], np.int32)
+  genes = [row[k] for row, k in zip(options[: space.num_genes], choice)]
+  return sum(table.item() for _, table in tables), np.array(genes, np.int32)
 
 
 def _spread(table: Num[np.ndarray, "..."], axes: tuple[int, ...], scope: tuple[int, ...]) -> Num[np.ndarray, "..."]:

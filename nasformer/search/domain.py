@@ -120,7 +120,8 @@ class Domain:
       turn, genes, excess = carry
       which, what = jax.random.split(jax.random.fold_in(walk, turn))
       gene = (jax.random.uniform(which, (num, 1)) * num_genes).astype(jnp.int32)
-      changed = jnp.where(jnp.arange(num_genes) == gene, self.space.draw(what, num), genes)
+      here = jnp.arange(num_genes) == gene
+      changed = self.space.settle(jnp.where(here, self.space.draw(what, num), genes), here)
       now = self.excess(changed).sum(-1)
       better = now < excess
       return turn + 1, jnp.where(better[:, None], changed, genes), jnp.where(better, now, excess)

@@ -16,7 +16,8 @@ def mutate(
 ) -> Int[Array, "P G"]:
   """Gives each gene another option with its own probability, and at least one active gene of every genome.
 
-  Where chance would change none, the gene that came nearest to it is changed. Genes that come to life are drawn anew.
+  Where chance would change none, the gene that came nearest to it is changed. Genes that come to life are drawn anew. A change
+  that cannot stand together with the other genes is settled, and may be undone by that.
   An ordinal gene grows as often as it shrinks, where it can; of its n allowed options, the one at distance d has weight
   (1 - (d - 1) / (n - 1))^eta, the shape of polynomial mutation (Deb and Agrawal 1999). Other genes take any option alike.
 
@@ -30,11 +31,11 @@ def mutate(
   flip, pick, fill = jax.random.split(key, 3)
   num = space.allowed.sum(-1)
   luck = jax.random.uniform(flip, genes.shape) / rates
-  luck = jnp.where(space.active(genes) & (num > 1), luck, jnp.inf)
+  luck = jnp.where(space.free(genes) & (num > 1), luck, jnp.inf)
   changes = (luck <= jnp.maximum(1, luck.min(-1, keepdims=True))) & (num > 1)
   other = jax.random.categorical(pick, jnp.asarray(_log_weights(space, eta))[np.arange(space.num_genes), genes])
   genes = jnp.where(space.active(genes), genes, space.draw(fill, len(genes)))
-  return space.canonical(jnp.where(changes, other.astype(jnp.int32), genes))
+  return space.canonical(space.settle(jnp.where(changes, other.astype(jnp.int32), genes), changes))
 
 
 def _log_weights(space: Space, eta: float) -> Float[np.ndarray, "G K K"]:
@@ -57,8 +58,8 @@ def neighbours(space: Space, genes: Int[Array | np.ndarray, "G"]) -> tuple[Int[A
   """
   gene, option = np.nonzero(space.allowed)
   base = jnp.where(space.active(genes), genes, space.allowed.argmax(-1).astype(np.int32))
-  near = jnp.tile(base, (len(gene), 1)).at[np.arange(len(gene)), gene].set(option.astype(np.int32))
-  near = space.canonical(near)
+  changed = gene[:, None] == np.arange(space.num_genes)
+  near = space.canonical(space.settle(jnp.where(changed, option[:, None].astype(np.int32), base), changed))
   return near, (near != genes).any(-1)
 
 

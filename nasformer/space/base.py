@@ -100,6 +100,32 @@ class Space:
       UserError: one cannot.
     """
 
+  # -- what genes are to one another, beyond which are active: nothing, unless a subclass says so ----------------------
+
+  def settle(self, genes: Int[Array | np.ndarray, "*P G"],
+             keep: Bool[Array | np.ndarray, "*P G"] | None = None) -> Int[Array | np.ndarray, "*P G"]:
+    """Genomes whose active genes can stand together, near the given ones; what can stand already is left alone.
+
+    Args:
+      genes: genomes, as varied gene by gene; NumPy arrays are settled on the host.
+      keep: genes that are to stay as they are if possible.
+    """
+    del keep
+    return genes
+
+  @functools.cached_property
+  def links(self) -> tuple[tuple[tuple[int, ...], Bool[np.ndarray, "..."]], ...]:
+    """Which options can stand together: tables over genes and over helpers, variables that are numbered after the genes."""
+    return ()
+
+  def free(self, genes: Int[Array | np.ndarray, "*P G"]) -> Bool[Array, "*P G"]:
+    """Which active genes the others leave a choice."""
+    return self.active(genes)
+
+  def _log_ways(self, which: Bool[np.ndarray, "G"]) -> float:
+    """Logarithm of how many ways there are to choose these genes: all that are active but those that others need."""
+    return np.log(self.allowed.sum(1))[which].sum()
+
   # -- the table as arrays ------------------------------------------------------------------------------------------
 
   @functools.cached_property
@@ -158,16 +184,16 @@ class Space:
     return self._alive[np.arange(self.num_genes), genes].all(-2)
 
   def canonical(self, genes: Int[Array | np.ndarray, "*P G"]) -> Int[Array, "*P G"]:
-    """The one genome of a network: inactive genes are 0."""
-    return jnp.where(self.active(genes), genes, 0)
+    """The one genome of a network: settled, and inactive genes are 0."""
+    return jnp.where(self.active(genes), self.settle(genes), 0)
 
   def contains(self, genes: Int[Array | np.ndarray, "*P G"]) -> Bool[Array, "*P"]:
     """Whether a canonical genome is a member, restrictions included."""
     genes = jnp.asarray(genes)
     inside = (genes >= 0) & (genes < self.allowed.shape[1])
-    legal = jnp.asarray(self.allowed)[jnp.arange(self.num_genes), jnp.where(inside, genes, 0)]
-    active = self.active(jnp.where(inside, genes, 0))
-    return (inside & jnp.where(active, legal, genes == 0)).all(-1)
+    clipped = jnp.where(inside, genes, 0)
+    legal = jnp.asarray(self.allowed)[jnp.arange(self.num_genes), clipped] & (self.settle(clipped) == genes)
+    return (inside & jnp.where(self.active(clipped), legal, genes == 0)).all(-1)
 
   def sample(self, key: Array, num: int) -> Int[Array, "P G"]:
     """Draws genomes, every gene uniform over its allowed options and independent of the others."""
@@ -180,7 +206,8 @@ class Space:
   def mutate(self, key: Array, genes: Int[Array, "P G"], rates: float | Float[Array, "*G"]) -> Int[Array, "P G"]:
     """Redraws each gene with its own probability (HAT 3.3: resampled from its list, so it may stay as it is)."""
     flip, place = jax.random.uniform(key, (2, *genes.shape))
-    return self.canonical(jnp.where((flip < rates) | ~self.active(genes), self._at(place), genes))
+    new = jnp.where((flip < rates) | ~self.active(genes), self._at(place), genes)
+    return self.canonical(self.settle(new, flip < rates))
 
   def cross(self, key: Array, one: Int[Array, "P G"], two: Int[Array, "P G"]) -> Int[Array, "P G"]:
     """Takes every gene from either parent with probability 1/2, an active gene before an inactive one."""
@@ -199,11 +226,12 @@ class Space:
 
   def values(self, genes: np.ndarray) -> dict[str, Any]:
     """Chosen value by gene name, active genes only."""
-    active = self._active_here(np.asarray(genes))
+    genes = self.settle(np.asarray(genes))
+    active = self._active_here(genes)
     return {gene.name: gene.values[int(genes[i])] for i, gene in enumerate(self.genes) if active[i]}
 
   def genome(self, values: dict[str, Any]) -> np.ndarray:
-    """The canonical genome with these values; genes that are not named are inactive or take their first option.
+    """The canonical genome with these values; genes that are not named are inactive, or take their first option and settle.
 
     Raises:
       UserError: a value is not among the options of its gene.
@@ -214,6 +242,7 @@ class Space:
         if values[gene.name] not in gene.values:
           raise UserError(f"{gene.name} = {values[gene.name]!r} is outside the space (options: {gene.values})")
         genes[i] = gene.values.index(values[gene.name])
+    genes = self.settle(genes, np.array([gene.name in values for gene in self.genes]))
     return np.where(self._active_here(genes), genes, 0).astype(np.int32)
 
   def uniform_genomes(self) -> Iterator[np.ndarray]:
@@ -228,7 +257,8 @@ class Space:
       for rows, allowed, chosen in zip(fields.values(), options, zip(*flat)):
         genomes[:, rows] = np.array(allowed)[list(chosen), None]
       alive = self._alive[np.arange(self.num_genes), genomes].all(-2)
-      for genes in np.where(alive, genomes, 0):
+      genomes = np.where(alive, genomes, 0)
+      for genes in genomes[(self.settle(genomes) == genomes).all(-1)]:
         if genes.tobytes() not in seen:
           seen.add(genes.tobytes())
           yield genes
@@ -237,8 +267,7 @@ class Space:
     """Decimal logarithm of the number of distinct networks (genomes of one network counted once)."""
     controllers = sorted({self.index[name] for gene in self.genes for name, _ in gene.needs})
     choices = [np.flatnonzero(self.allowed[i]) for i in controllers]
-    free = [i for i in range(self.num_genes) if i not in controllers]
-    counts = np.log(self.allowed.sum(1))
+    free = ~np.isin(np.arange(self.num_genes), controllers)
     total = -np.inf
     for flat in np.ndindex(*map(len, choices)):
       alive = np.ones(self.num_genes, bool)
@@ -246,7 +275,7 @@ class Space:
         alive &= self._alive[i, options[k]]
       if any(k and not alive[i] for i, k in zip(controllers, flat)):
         continue  # an inactive controller is counted with one of its options
-      total = np.logaddexp(total, counts[[i for i in free if alive[i]]].sum())
+      total = np.logaddexp(total, self._log_ways(alive & free))
     return float(total / np.log(10))
 
 

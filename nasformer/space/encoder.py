@@ -2,8 +2,9 @@
 
 The head rule is the growing one (AutoFormer): the size of a head is fixed and width grows with the number of heads.
 Sizes are nested: a smaller choice is the leading part of a larger one. With a budget of heads, depth is traded for width of
-attention: the heads of the whole network are fixed, and its layers share them evenly (Brown et al. 2022, "Wide Attention Is
-The Way Forward For Transformers?").
+attention (Brown et al. 2022, "Wide Attention Is The Way Forward For Transformers?"): the heads of the whole network are
+fixed, and any depth goes with any composition of them. Every layer has some, as whether it exists is said by the depth.
+Heads that do not add up after mutation or crossover are settled, not rejected: they say in which shares layers get theirs.
 """
 
 import dataclasses
@@ -12,9 +13,10 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from nasformer.space.base import Gene, Part, Space
+from nasformer.space.compositions import Compositions
 from nasformer.types import EncoderSpec, LayerSpec, UserError
 
 
@@ -36,7 +38,9 @@ class Encoder(Space):
     embed_dim: model widths.
     depth: numbers of layers.
     num_heads: heads of a layer; empty where `head_budget` is given.
-    head_budget: heads of all layers together, which every depth must divide; 0 for none.
+    head_budget: heads of all layers together; 0 for none.
+    head_step: what the heads of a layer are a multiple of where there is a budget. Compiling the supernet and predicting
+      latency take longer for every number of heads that a layer can have.
     head_dim: width of every head.
     ffn_dim: hidden widths of a layer's MLP; empty where `mlp_ratio` is given.
     mlp_ratio: the same as multiples of the model width.
@@ -48,6 +52,7 @@ class Encoder(Space):
   depth: tuple[int, ...] = (6, 7, 8)
   num_heads: tuple[int, ...] = (2, 3, 4)
   head_budget: int = 0
+  head_step: int = 1
   head_dim: int = 64
   ffn_dim: tuple[int, ...] = (256, 512, 768)
   mlp_ratio: tuple[float, ...] = ()
@@ -68,11 +73,25 @@ class Encoder(Space):
         if any(value <= 0 for value in values):
           raise UserError(f"space.{name}={values}: sizes must be positive")
         object.__setattr__(self, name, tuple(sorted(values)))
-    if self.head_dim <= 0:
-      raise UserError(f"space.head_dim={self.head_dim}: it must be positive")
-    if self.head_budget < 0 or any(self.head_budget % depth for depth in self.depth):
-      raise UserError(f"space.head_budget={self.head_budget}: every depth of {self.depth} must divide it")
+    for name in ("head_dim", "head_step"):
+      if getattr(self, name) <= 0:
+        raise UserError(f"space.{name}={getattr(self, name)}: it must be positive")
+    if self.head_budget % self.head_step:
+      raise UserError(f"space.head_budget={self.head_budget}: it must be a multiple of head_step={self.head_step}")
+    if self.head_budget and self.head_budget < self.max_depth * self.head_step:
+      raise UserError(f"space.head_budget={self.head_budget}: {self.max_depth} layers need at least"
+                      f" {self.max_depth * self.head_step} heads, {self.head_step} each (head_step)")
     self.allowed  # a restriction that cannot be met fails here, before anything is computed
+    if self.head_budget:
+      self._check_budget()
+
+  def _check_budget(self) -> None:
+    possible = {depth: can for depth, can in zip(self.depth, self._compositions.possible)}
+    for depth, may in zip(self.depth, self.allowed[1]):
+      if may and not possible[depth]:
+        others = ",".join(str(depth) for depth in self.depth if possible[depth])
+        raise UserError(f"restrict={self.restrict!r}: the heads that are left to {depth} layers never add up to head_budget"
+                        f"={self.head_budget} ({f'they do with depth={others}' if others else 'nor do those of any depth'})")
 
   @functools.cached_property
   def genes(self) -> tuple[Gene, ...]:
@@ -80,10 +99,9 @@ class Encoder(Space):
     for layer in range(self.max_depth):
       site = f"layer.{layer}"
       needs = (("depth", tuple(depth for depth in self.depth if depth > layer)),)
-      heads = () if self.head_budget else (Gene(f"{site}.num_heads", self.num_heads, "ordinal", site, needs),)
       table += [
           Gene(f"{site}.kind", self.kinds, "categorical", site, needs),
-          *heads,
+          Gene(f"{site}.num_heads", self.heads, "ordinal", site, needs),
           Gene(f"{site}.ffn", self.ffn_dim or self.mlp_ratio, "ordinal", site, needs),
       ]
     return tuple(table)
@@ -93,9 +111,8 @@ class Encoder(Space):
     parts = [Part("ends", "ends", ("embed_dim",))]
     for layer in range(self.max_depth):
       site = f"layer.{layer}"
-      attention = ("depth", f"{site}.kind") if self.head_budget else (f"{site}.kind", f"{site}.num_heads")
       parts += [
-          Part(f"{site}.attention", "attention", ("embed_dim", *attention)),
+          Part(f"{site}.attention", "attention", ("embed_dim", f"{site}.kind", f"{site}.num_heads")),
           Part(f"{site}.mlp", "mlp", ("embed_dim", f"{site}.ffn")),
       ]
     return tuple(parts)
@@ -107,7 +124,56 @@ class Encoder(Space):
   @functools.cached_property
   def heads(self) -> tuple[int, ...]:
     """Every number of heads that a layer can have, in rising order."""
-    return self.num_heads or tuple(self.head_budget // depth for depth in reversed(self.depth))
+    if not self.head_budget:
+      return self.num_heads
+    most = {depth: self.head_budget - (depth - 1) * self.head_step for depth in self.depth}  # the others have the least
+    return tuple(sorted(set().union(*(
+        range(self.head_step if depth > 1 else most[depth], most[depth] + 1, self.head_step) for depth in self.depth))))
+
+  @functools.cached_property
+  def _of_heads(self) -> Bool[np.ndarray, "G"]:
+    return np.array([gene.field == "num_heads" for gene in self.genes])
+
+  def _with_heads(self, genes: Int[Array | np.ndarray, "*P G"],
+                  heads: Int[Array | np.ndarray, "*P L"]) -> Int[Array | np.ndarray, "*P G"]:
+    xp = np if isinstance(genes, np.ndarray) else jnp
+    return xp.where(self._of_heads, xp.concatenate([genes[..., :2], xp.repeat(heads, 3, -1)], -1), genes)
+
+  @functools.cached_property
+  def _compositions(self) -> Compositions:
+    """Of the budget, in steps."""
+    sizes = tuple(heads // self.head_step for heads in self.heads)
+    return Compositions(self.head_budget // self.head_step, sizes, self.depth, self.allowed[3::3, : len(sizes)])
+
+  def settle(self, genes: Int[Array | np.ndarray, "*P G"],
+             keep: Bool[Array | np.ndarray, "*P G"] | None = None) -> Int[Array | np.ndarray, "*P G"]:
+    if not self.head_budget:
+      return genes
+    keep = None if keep is None else keep[..., 3::3]
+    return self._with_heads(genes, self._compositions.settle(genes[..., 3::3], genes[..., 1], keep))
+
+  @functools.cached_property
+  def links(self) -> tuple[tuple[tuple[int, ...], Bool[np.ndarray, "..."]], ...]:
+    return self._compositions.links(1, range(3, self.num_genes, 3), self.num_genes) if self.head_budget else ()
+
+  def _at(self, place: Float[Array, "P G"]) -> Int[Array, "P G"]:
+    """As of any space; with a budget all compositions are as likely."""
+    genes = super()._at(place)
+    if not self.head_budget:
+      return genes
+    return self._with_heads(genes, self._compositions.draw(place[..., 3::3], genes[..., 3::3], genes[..., 1]))
+
+  def free(self, genes: Int[Array | np.ndarray, "*P G"]) -> Bool[Array, "*P G"]:
+    if not self.head_budget:
+      return super().free(genes)
+    return self.active(genes) & (jnp.asarray(self._compositions.ways[:, 0, -1] > 1)[genes[..., 1:2]] | ~self._of_heads)
+
+  def _log_ways(self, which: Bool[np.ndarray, "G"]) -> float:
+    if not self.head_budget:
+      return super()._log_ways(which)
+    depth, others = self.depth.index(which[3::3].sum()), which.copy()
+    others &= ~self._of_heads
+    return super()._log_ways(others) + np.log(self._compositions.ways[depth, 0, -1])
 
   def ffn_dims(self, embed_dim: int) -> tuple[int, ...]:
     """Hidden widths that a layer of this model width can have, by option."""
@@ -118,8 +184,7 @@ class Encoder(Space):
     if role == "ends":
       return {"embed_dim": values[0]}
     if role == "attention":
-      kind, heads = (values[2], self.head_budget // values[1]) if self.head_budget else values[1:]
-      return {"embed_dim": values[0], "kind": kind, "num_heads": heads, "head_dim": self.head_dim}
+      return dict(zip(("embed_dim", "kind", "num_heads"), values)) | {"head_dim": self.head_dim}
     options = self.ffn_dim or self.mlp_ratio
     return {"embed_dim": values[0], "ffn_dim": self.ffn_dims(values[0])[options.index(values[1])]}
 
@@ -127,32 +192,28 @@ class Encoder(Space):
     values = self.values(genes)
     embed_dim, depth, layers = values["embed_dim"], values["depth"], []
     for site in (f"layer.{layer}" for layer in range(depth)):
-      heads = self.head_budget // depth if self.head_budget else values[f"{site}.num_heads"]
       ffn_dim = self.part_sizes("mlp", (embed_dim, values[f"{site}.ffn"]))["ffn_dim"]
-      layers.append(LayerSpec(values[f"{site}.kind"], heads, self.head_dim, ffn_dim))
+      layers.append(LayerSpec(values[f"{site}.kind"], values[f"{site}.num_heads"], self.head_dim, ffn_dim))
     return EncoderSpec(embed_dim, tuple(layers))
 
   def encode(self, spec: EncoderSpec) -> np.ndarray:
     values = {"embed_dim": spec.embed_dim, "depth": spec.depth}
     if spec.embed_dim not in self.embed_dim:
       raise UserError(f"embed_dim = {spec.embed_dim} is outside the space (options: {self.embed_dim})")
+    total = sum(layer.num_heads for layer in spec.layers)
+    if self.head_budget and total != self.head_budget:
+      raise UserError(f"{spec.depth} layers with {total} heads are outside the space (head_budget {self.head_budget})")
     options = self.ffn_dims(spec.embed_dim)
     for number, layer in enumerate(spec.layers):
       if layer.head_dim != self.head_dim or layer.ffn_dim not in options:
         raise UserError(f"layer {number} {layer} is outside the space (head_dim {self.head_dim}, ffn_dim {options})")
       values[f"layer.{number}.kind"] = layer.kind
-      if not self.head_budget:
-        values[f"layer.{number}.num_heads"] = layer.num_heads
-      elif layer.num_heads * spec.depth != self.head_budget:
-        raise UserError(f"layer {number} {layer} is outside the space (head_budget {self.head_budget} for {spec.depth} layers)")
+      values[f"layer.{number}.num_heads"] = layer.num_heads
       values[f"layer.{number}.ffn"] = (self.ffn_dim or self.mlp_ratio)[options.index(layer.ffn_dim)]
     return self.genome(values)
 
   def read(self, genes: Int[Array, "*P G"]) -> Reading:
     """Splits genomes into what each piece of the supernet needs; valid under jit and vmap."""
-    layers = genes[..., 2:].reshape(*genes.shape[:-1], self.max_depth, -1)
+    layers = self.settle(genes)[..., 2:].reshape(*genes.shape[:-1], self.max_depth, -1)
     depth = jnp.asarray(self.depth, jnp.int32)[genes[..., 1]]
-    heads = layers[..., 1]
-    if self.head_budget:
-      heads = jnp.broadcast_to(len(self.depth) - 1 - genes[..., 1:2], heads.shape)  # the deepest network has the fewest
-    return Reading(genes[..., 0], depth, layers[..., 0], heads, layers[..., -1])
+    return Reading(genes[..., 0], depth, layers[..., 0], layers[..., 1], layers[..., 2])

@@ -46,7 +46,7 @@ class Sampling:
 
 
 def extreme(space: Space, genes: Array, which: Literal["largest", "smallest"]) -> Array:
-  """The genome with every ordinal gene at its largest or smallest allowed option, the others as they are."""
+  """The genome with every ordinal gene at its largest or smallest allowed option and settled, the others as they are."""
   options = np.arange(space.allowed.shape[1])
   ends = np.where(space.allowed, options, -1).max(1) if which == "largest" else space.allowed.argmax(1)
   ordinal = np.array([gene.kind == "ordinal" for gene in space.genes])

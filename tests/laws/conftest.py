@@ -59,7 +59,7 @@ class Images:
   def shrunk(self, name, kinds):
     """The same class of space with short lists of small sizes."""
     mlp = {"ffn_dim": (5, 10)} if SPACES[name].ffn_dim else {"mlp_ratio": (0.5, 1.0)}
-    heads = {"num_heads": (1, 3)} if SPACES[name].num_heads else {"head_budget": 6}
+    heads = {"num_heads": (1, 3)} if SPACES[name].num_heads else {"head_budget": 4, "head_step": 1}
     depth = (1, 2, 3) if kinds else (1, 2)
     kinds = kinds or portion(self.able, name, least=2)
     return dataclasses.replace(SPACES[name], embed_dim=(6, 10), depth=depth, head_dim=4, kinds=kinds, **heads, **mlp)
@@ -84,7 +84,7 @@ class Images:
 
   def grows(self, this, gene, cost):
     """Whether a network of this space costs more, and not only as much, with more of it."""
-    return not (this.head_budget and gene.name == "depth")  # the same heads in more layers
+    return not (this.head_budget and gene.field in ("depth", "num_heads"))  # all heads are always the same
 
 
 class Texts(Images):

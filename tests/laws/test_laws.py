@@ -22,12 +22,13 @@ PRE = ("ranknas_iwslt", ("linear",), 2)  # of two networks that translate
 KINDS = {name: registry.lookup(attention.TABLE, name).can for name in attention.TABLE}
 TEXTS = ("texts:tiny", tuple(name for name, can in KINDS.items() if not can.grid))  # padded rows of unequal lengths
 SERIES = ("series:tiny", ("linear",), 3)
-CARRY = ("tiny", ("evolving", "linear"), (  # a kind that passes something on, and one that lets it through; to fewer heads, too
+CARRY = ("tiny", ("evolving", "linear"), (  # a kind that passes something on to more heads and fewer, and one between
     "embed_dim=6; depth=3; layer.[02].kind=evolving; layer.1.kind=linear; layer.0.num_heads=1; layer.2.num_heads=3",
     "depth=2; layer.*.kind=evolving; layer.0.num_heads=3; layer.1.num_heads=1"))
 NEVER_DIVIDE = tuple(name for name, can in KINDS.items() if not can.divides)  # which other translation spaces lack
 CARRY_CROSS = ("hat_iwslt", NEVER_DIVIDE, tuple(  # and between decoder layers that look at one encoder layer, then at three
     f"*kind={name}; encoder_embed_dim=6; decoder_depth=2; decoder.0.span=1; decoder.1.span=3" for name in NEVER_DIVIDE))
+BUDGET = ("wide", ("softmax", "linear"), "many")  # of up to three layers that share heads unevenly
 CARRY_TEXTS = ("texts:tiny", ("luna", "linear"))  # another, of padded rows
 over_sequences = pytest.mark.parametrize("of", [TEXTS, SERIES], ids=["texts", "series"])
 ROWS, FORMS = [*space.TABLE, TEXTS[0], SERIES[0]], ("masked", "exact")
@@ -83,9 +84,9 @@ def test_padding_further_changes_nothing(case, form):
 @pytest.mark.parametrize("of, form", [
     (RATIO, "exact"), (PRE, "masked"), (CARRY, "masked"),
     *(pytest.param(of, "masked", marks=pytest.mark.slow) for of in (
-        CARRY_TEXTS, ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna",), 2),
+        CARRY_TEXTS, BUDGET, ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna",), 2),
         ("ranknas_iwslt", ("eit", "evolving"), 2)))
-], ids=["mlp_ratio", "translation", "carry", "texts", "ffn_dim", "translation_kinds", "translation_carry",
+], ids=["mlp_ratio", "translation", "carry", "texts", "budget", "ffn_dim", "translation_kinds", "translation_carry",
         "translation_heads"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form, turn):
   this, form = case(*of), FORMS[(FORMS.index(form) + turn) % 2]
@@ -97,7 +98,7 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form, turn):
 
 @pytest.mark.parametrize("chunk, of", [(3, RATIO), (2, PRE), *(
     pytest.param(chunk, of, marks=pytest.mark.slow) for chunk, of in (
-        (2, CARRY), (4, ("tiny", (), "many")), (1, ("vision", ("linear",))), (2, CARRY_TEXTS)))])
+        (2, CARRY), (3, BUDGET), (4, ("tiny", (), "many")), (1, ("vision", ("linear",))), (2, CARRY_TEXTS)))])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)

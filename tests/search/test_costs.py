@@ -10,6 +10,7 @@ import pytest
 
 from nasformer.search.costs import CostTable, minimise
 from nasformer.space.base import Gene, Space
+from nasformer.space.encoder import Encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,23 @@ def test_minimise_random_tables(seed):
   totals = [sum(t[tuple(row[i] for i in s)] for s, t in factors) for row in itertools.product((0, 1), repeat=9)]
   least, genes = minimise(factors, space)
   assert least == min(totals) == sum(t[tuple(genes[list(s)])] for s, t in factors)
+
+
+@pytest.mark.parametrize("restrict", ["", "layer.1.num_heads=2,3; depth=2,3", "depth=3; layer.*.num_heads=1,3"])
+def test_genes_that_must_add_up(restrict):
+  """Prices of layers by their heads, in any genome: those of the heads that it settles to; the minimum by brute force."""
+  space = Encoder(restrict, (8,), (1, 2, 3), (), 5, ffn_dim=(4,), kinds=("softmax",))
+  contains = jax.jit(space.contains)
+  genes = np.zeros((375, 11), np.int32)
+  genes[:, [1, 3, 6, 9]] = list(itertools.product(range(3), *[range(5)] * 3))
+  inside = np.asarray(contains(genes))
+  for prices in np.random.default_rng(0).integers(0, 100, (3, 3, 5)):
+    table = CostTable(space, tuple(((3 + 3 * layer,), row) for layer, row in enumerate(prices)))
+    costs = table.exact(genes)
+    heads = [[layer.num_heads for layer in space.decode(row).layers] for row in genes[::20]]
+    assert costs[::20].tolist() == [sum(row[k - 1] for row, k in zip(prices, layers)) for layers in heads]
+    least, found = table.minimum()
+    assert least == costs[inside].min() == table.exact(found) and contains(found)
 
 
 def test_constant_terms(toy):

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer.search.costs import CostTable
+from nasformer.search.domain import Domain
+from nasformer.space.encoder import Encoder
 from nasformer.types import UserError
 
 sample = jax.jit(lambda domain, key, num: domain.sample(key, num), static_argnums=(0, 2))
@@ -64,6 +67,15 @@ def test_repair_with_restrictions(toy):
   domain = toy.make(4, "layer.*.kind=local; layer.*.window=8; layer.*.width=2,3", params=50)
   draw = repair(domain, jax.random.key(0), domain.space.sample(jax.random.key(1), 200))
   assert domain.space.contains(draw.genes).all() and domain.meets(np.asarray(draw.genes)).all()
+
+
+def test_repair_of_genes_that_must_add_up():
+  """The heads of a budget: one layer costs by the square of its heads, the next by three times as much."""
+  space = Encoder("depth=2", (8,), (1, 2), (), 6, ffn_dim=(4,), kinds=("softmax",))
+  squares = np.arange(1, 7) ** 2
+  domain = Domain(space, {"flops": CostTable(space, (((3,), squares), ((6,), 3 * squares)))}, {"flops": 28})  # (5, 1) or (4, 2)
+  draw = repair(domain, jax.random.key(0), jnp.zeros((64, 8), jnp.int32).at[:, 1].set(1).at[:, 6].set(4))
+  assert {tuple(row) for row in np.asarray(draw.genes)[:, [1, 3, 6]].tolist()} == {(1, 4, 0), (1, 3, 1)}
 
 
 def test_limits_that_pull_apart(toy):
