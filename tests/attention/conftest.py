@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer.attention import kernel
 from nasformer.attention.base import Context, Sizes
 
 BATCH, SIZES, VALUE_DIM = 4, Sizes(embed_dim=12, num_heads=3, head_dim=4), 5
@@ -18,9 +19,11 @@ class Case(NamedTuple):
   causal: bool
 
 
+CONSTANT = 2.5  # one channel of all values
 CASES = [Case(2, 7, False), Case(3, 8, True), Case(8, 3, True)]
 MORE = [Case(1, 1, False), Case(7, 2, False)]
-SQUARE = [Case(6, 6, False), Case(9, 9, True)]
+TOLERANCES = {"float64": (1e-10, 1e-12), "float32": (1e-4, 1e-5), "bfloat16": (2e-2, 2e-2)}
+SQUARE = [Case(7, 7, False), Case(10, 10, True)]
 
 
 @pytest.fixture(params=[*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)],
@@ -43,8 +46,9 @@ def draw(kind, case, seed=0):
   rng = np.random.default_rng(seed)
   heads = (SIZES.num_heads, SIZES.head_dim)
   params = {name: rng.normal(size=tensor.shape) for name, tensor in kind.core_params(SIZES).items()}
-  return (params, rng.normal(size=(BATCH, case.queries, *heads)), rng.normal(size=(BATCH, case.keys, *heads)),
-          rng.normal(size=(BATCH, case.keys, SIZES.num_heads, VALUE_DIM)))
+  v = rng.normal(size=(BATCH, case.keys, SIZES.num_heads, VALUE_DIM))
+  v[..., 0] = CONSTANT
+  return params, rng.normal(size=(BATCH, case.queries, *heads)), rng.normal(size=(BATCH, case.keys, *heads)), v
 
 
 def lengths(case):
@@ -109,8 +113,8 @@ def check_dense(check_slopes):
     with jax.enable_x64(True):
       for length_q in ([case.queries] * BATCH, part_q):
         plain, grads, out = everything(inputs, np.array(length_q), np.array(part_k))
-        compare(out, weights, divisor, case, inputs, length_q, part_k, rtol=1e-10, atol=1e-12)
-    compare(plain, weights, divisor, case, inputs, None, None, rtol=1e-10, atol=1e-12)
+        compare(out, weights, divisor, case, inputs, length_q, part_k, *TOLERANCES["float64"])
+    compare(plain, weights, divisor, case, inputs, None, None, *TOLERANCES["float64"])
     definition = lambda inputs: dense(np, weights, divisor, case, inputs, part_q, part_k)
     check_slopes(grads, definition, inputs, slope * mask(part_q, case.queries)[..., None, None])
 
@@ -118,29 +122,37 @@ def check_dense(check_slopes):
 
 
 @pytest.fixture
-def check_precision():
-  """Function that compares a kind in float32 and in bfloat16 with its dense form in float64."""
+def check_precision(monkeypatch):
+  """Function that compares a kind in float64, float32 and bfloat16 with its dense form in float64: at equal lengths, which
+  are of several pieces in the kernel family."""
+  monkeypatch.setattr(kernel, "CHUNK", 4)
+  monkeypatch.setattr(kernel, "BLOCK", 4)
 
   def check(kind, weights, divisor):
-    runs = [(case, jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), draw(kind, case)))
-            for case in SQUARE for dtype in (jnp.float32, jnp.bfloat16)]
-    outs = jax.jit(lambda every: [attend(kind, case, inputs, *lengths(case)) for (case, _), inputs in zip(runs, every)])(
-        [inputs for _, inputs in runs])
-    for (case, inputs), out in zip(runs, outs, strict=True):
-      assert out.dtype == inputs[1].dtype
-      tolerances = (1e-4, 1e-5) if out.dtype == jnp.float32 else (2e-2, 2e-2)
-      exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
-      compare(out, weights, divisor, case, exact, *lengths(case), *tolerances)
+    for dtypes in ((jnp.float64,), (jnp.float32, jnp.bfloat16)):
+      with jax.enable_x64(jnp.float64 in dtypes):
+        runs = [(case, jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), draw(kind, case)))
+                for case in SQUARE for dtype in dtypes]
+        outs = jax.jit(lambda every, runs=runs: [attend(kind, case, inputs, *lengths(case)) for (case, _), inputs in zip(
+            runs, every)])([inputs for _, inputs in runs])
+      for (case, inputs), out in zip(runs, outs, strict=True):
+        assert out.dtype == inputs[1].dtype
+        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), inputs)
+        compare(out, weights, divisor, case, exact, *lengths(case), *TOLERANCES[out.dtype.name])
 
   return check
 
 
 def compare(out, weights, divisor, case, inputs, length_q, length_k, rtol, atol):
-  """Rows of real queries equal the dense form, and are exactly zero where there is no key to see."""
+  """Rows of real queries equal the dense form, and are exactly zero where there is no key to see.
+
+  A constant comes out as it is, but for what is added to a divisor.
+  """
   length_q, length_k = length_q or [case.queries] * BATCH, length_k or [case.keys] * BATCH
   out, real = np.asarray(out, np.float64), mask(length_q, case.queries)
   want = dense(np, weights, divisor, case, inputs, length_q, length_k)
   np.testing.assert_allclose(out[real], want[real], rtol, atol)
+  np.testing.assert_allclose(out[real][..., 0], np.where(want[real][..., 0] == 0, 0, CONSTANT), max(rtol, 1e-5), atol)
   blind = np.array(length_k)[:, None] == 0
   if case.causal:
     blind = blind | (np.arange(case.queries) < case.queries - case.keys)

@@ -20,6 +20,7 @@ SIZES = Sizes(embed_dim=12, num_heads=3, head_dim=4)
 CROSS = dataclasses.replace(SIZES, source_dim=7)
 LENGTH = 70  # longer than a chunk of any kind
 over_ways = pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+DOUBLE = ["vvt", "couplformer", "evolving", "luna", "mega"]  # compared with their dense forms in double precision only
 ELASTIC = {"embed", "source", "heads", "head_dim", "ffn", None}
 
 
@@ -238,14 +239,14 @@ def test_padding_and_batch_mates_change_nothing(request, name, is_causal):
 
 
 @pytest.mark.parametrize("is_causal", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["full", "causal"])
-def test_an_example_alone_is_the_same(request, name, is_causal):
+def test_an_example_alone_and_without_jit_is_the_same(request, name, is_causal):
+  """Without its padding too, unless that is part of an image."""
   kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
-  if kind.can.grid:
-    pytest.skip("the size of an image is no padding")
   params, x = _params(kind), _normal(54, 2, length, 12)
   out = _slopes(name)((params, x, x), np.ones_like(x), _masked((6, 9), is_causal=is_causal))[1]
-  alone = x[:1, :6]
-  _close(_run(name)(params, alone, alone, Context(causal=is_causal)), out[:1, :6])
+  real, mask = (length, _prefix([6], length)) if kind.can.grid else (6, None)
+  params, alone = jax.tree.map(jnp.asarray, (params, x[:1, :real]))
+  _close(_said(name, params, alone, alone, Context(mask, mask, causal=is_causal))[:, :6], out[:1, :6])
 
 
 @pytest.mark.parametrize("row, queries, keys", [(0, 4, 7), pytest.param(1, 6, 3, marks=pytest.mark.slow)])
@@ -299,6 +300,7 @@ def test_extreme_inputs_stay_finite(request, name, scale, is_causal):
   assert all(np.isfinite(v).all() for v in jax.tree.leaves(_slopes(name)((params, x, x), np.ones_like(x), context)))
 
 
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in DOUBLE])
 def test_half_precision_comes_out_as_it_went_in(name):
   """With small weights: a softmax over large logits is as sharp as their rounding."""
   params = {role: value / 2 for role, value in _params(_kind(name)).items()}
@@ -357,11 +359,23 @@ def test_a_sequence_turned_round_gives_the_output_turned_round(name):
   _close(_answer(name, turned, *[x[:, ::-1]] * 2, _masked()), _answer(name, params, x, x, _masked())[:, ::-1])
 
 
-@pytest.mark.parametrize("name", ["vvt", "couplformer", "evolving", "luna", "mega"])
-def test_single_precision_is_enough(name):
-  """Of kinds that are compared with their dense forms in double precision only."""
-  params, x = _params(_kind(name)), _normal(68, 2, 9, 12)
+@over_ways
+@pytest.mark.parametrize("name", DOUBLE)
+def test_less_precision_is_enough(request, name, is_causal):
+  """On a grid with a token in front of it, where kinds need a grid, and over several chunks, where they have some."""
+  kind, length = _kind(request.getfixturevalue("causal") if is_causal else name), _length(is_causal)
+  params = {role: value / 2 for role, value in _params(kind).items()}
+  x, context = jnp.asarray(_normal(68, 2, length, 12), jnp.bfloat16), Context(
+      causal=is_causal, grid=(2, 4) if kind.can.grid else None)
+
+  @jax.jit
+  def run(params, x):
+    return [kind(jax.tree.map(lambda p: p.astype(jnp.promote_types(dtype, jnp.float32)), params), *[x.astype(dtype)] * 2,
+                 context)[0] for dtype in (jnp.bfloat16, jnp.float32, jnp.float64)]
+
   with jax.enable_x64(True):
-    want = jax.jit(lambda p, x: _said(name, p, x, x, Context()))(*jax.tree.map(np.float64, (params, x)))
-    assert want.dtype == jnp.float64
-  _close(_answer(name, params, x, x, _masked()), np.asarray(want))
+    half, single, want = run(params, x)
+    assert (half.dtype, single.dtype, want.dtype) == (jnp.bfloat16, jnp.float32, jnp.float64)
+    half, want = np.asarray(half.astype(jnp.float64)), np.asarray(want)
+  _close(np.asarray(single), want)
+  _close(half, want, 0, 2e-2)

@@ -33,7 +33,7 @@ def _divisor(xp, total):
 
 
 def test_equals_dense(check_dense, case):
-  check_dense(CosFormer(max_length=9), _weights(9), _divisor, case)
+  check_dense(CosFormer(max_length=11), _weights(11), _divisor, case)
 
 
 def test_own_lengths_equal_dense(check_dense, case):
@@ -43,18 +43,11 @@ def test_own_lengths_equal_dense(check_dense, case):
 
 
 def test_equals_dense_in_less_precision(check_precision):
-  check_precision(CosFormer(max_length=9), _weights(9), _divisor)
+  check_precision(CosFormer(max_length=11), _weights(11), _divisor)
 
 
 def _normal(*shape):
   return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_constant_values_stay_constant(causal):
-  q = jnp.abs(_normal(2, 5, 3, 4))
-  out = jax.jit(CosFormer(causal).attend)({}, q, q + 1, jnp.full((2, 5, 3, 6), 2.5), Context())
-  np.testing.assert_allclose(out, 2.5, rtol=1e-5)
 
 
 def test_a_query_without_positive_entries_gets_zero():

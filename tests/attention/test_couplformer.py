@@ -102,6 +102,13 @@ def test_transposing_the_image_transposes_the_output():
   np.testing.assert_allclose(turn(other, 3, 2), out, 1e-10)
 
 
+def test_rows_and_columns_may_come_in_any_order():
+  """Of queries, keys and values alike."""
+  inputs, order = draw(6), np.arange(6).reshape(2, 3)[[1, 0]][:, [2, 0, 1]].ravel()
+  out = said(Couplformer(), *inputs, grid=(2, 3))
+  np.testing.assert_allclose(said(Couplformer(), *(x[:, order] for x in inputs), grid=(2, 3)), out[:, order], 1e-10)
+
+
 def test_a_constant_comes_out_as_it_is():
   q, k, v = draw(6)
   out = jax.jit(lambda *inputs: Couplformer().attend({}, *inputs[:3], Context(key_mask=inputs[3], grid=(2, 3))))(

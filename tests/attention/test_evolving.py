@@ -165,14 +165,14 @@ def cross_reference(kind, layers, x, sources):
 
 
 @pytest.mark.parametrize("kind", [MAPS, DILATED], ids=["maps", "dilated"])
-def test_cross_attention_equals_the_definition(kind):
-  """Sliced, and with all encoder layers there but some of them not seen; of two lengths."""
-  layers, x, lengths = [weights(kind, i, CROSS) for i in SPANS], draw(50, 2, 5, 6), (4, 3)
-  memory, real = draw(51, 3, 2, 4, 4), np.arange(4) < np.array(lengths)[:, None]
+def test_cross_attention_equals_the_definition(check_slopes, kind):
+  """Sliced, and with all encoder layers there but some of them not seen; of two lengths; gradients of that by everything."""
+  layers, lengths = [weights(kind, i, CROSS) for i in SPANS], (4, 3)
+  inputs, slope, real = (layers, draw(50, 2, 5, 6), draw(51, 3, 2, 4, 4)), draw(52, 4, 2, 5, 6), np.arange(4) < [[4], [3]]
   assert "tokens" not in layers[0]
 
-  @functools.partial(jax.jit, static_argnums=2)
-  def run(layers, x, masked):
+  def loss(inputs, masked):
+    layers, x, memory = inputs
     outs, carry = [], kind.first_carry(CROSS, 2, 5, x.dtype, 12) if masked else None
     for p, span in zip(layers, SPANS):
       copies = 3 if masked else span
@@ -180,12 +180,19 @@ def test_cross_attention_equals_the_definition(kind):
       seen = jnp.tile(real, (1, copies)) & (jnp.arange(4 * copies) < 4 * span)
       out, carry = kind(p, x, source, Context(key_mask=seen, stream=True, copies=copies), carry)
       outs, x = [*outs, out], x + out
-    return jnp.stack(outs)
+    return (jnp.stack(outs) * slope).sum(), jnp.stack(outs)
 
-  want = [np.stack(cross_reference(kind, layers, row, [source[i][:n] for source in memory]))
-          for i, (row, n) in enumerate(zip(x, lengths))]
-  for masked in (False, True):
-    close(run(layers, x, masked), np.stack(want, axis=1))
+  def dense(inputs):
+    layers, x, memory = inputs
+    rows = [np.stack(cross_reference(kind, layers, row, [source[i][:n] for source in memory]))
+            for i, (row, n) in enumerate(zip(x, lengths))]
+    return np.stack(rows, axis=1)
+
+  for masked, steep in ((False, False), (True, kind is MAPS)):
+    found, outs = jax.jit(jax.grad(loss, has_aux=True) if steep else loss, static_argnums=1)(inputs, masked)
+    close(outs, dense(inputs))
+    if steep:
+      check_slopes(found, dense, inputs, slope)
 
 
 def test_cross_attention_does_not_see_later_queries():
@@ -206,14 +213,16 @@ def test_without_mixing_it_is_softmax_attention(causal):
 
 
 def test_an_identity_without_bend_is_a_running_mean():
-  """Of the maps of all layers, here of equal ones: so nothing changes."""
+  """Of the maps of all layers, in the shares 0.3 and 0.7."""
   kind = Evolving(0.3, 1.0, 1.0)
-  p, x = weights(kind), draw(50, 2, 5, 6)
-  p |= {"maps": np.zeros((3, 3, 2, 2)), "maps_bias": np.zeros(2)}
-  p["maps"][1, 1] = np.eye(2)
-  first, carry = said(kind, p, x)
-  second, after = said(kind, p, x, Context(), carry)
-  close((second, after["maps"]), (first, carry["maps"]))
+  identity = {"maps": np.zeros((3, 3, 2, 2)), "maps_bias": np.zeros(2)}
+  identity["maps"][1, 1] = np.eye(2)
+  x, first, second = draw(50, 2, 5, 6), weights(kind) | identity, weights(kind, 1) | identity
+  _, below = said(kind, first, x)
+  _, own = said(kind, second, x)
+  _, after = said(kind, second, x, Context(), below)
+  close(after["maps"], 0.7 * own["maps"] + 0.3 * below["maps"])
+  assert np.abs(own["maps"] - below["maps"]).max() > 0.1
 
 
 def test_it_starts_near_the_identity():

@@ -69,12 +69,14 @@ def test_directions_are_a_function_of_the_seed():
 
 
 def test_more_features_come_closer_to_softmax():
-  q, k, v = (_normal(1, 20, 2, 8) + i for i in (0, 0.1, 0.2))
-  weights = jax.nn.softmax(jnp.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(8), -1)
-  want = jnp.einsum("bnts,bsne->btne", weights, v)
-  errors = [np.mean([float(jnp.square(Favor(features, seed).attend({}, q, k, v, Context()) - want).mean())
-                     for seed in range(5)]) for features in (1, 8, 64)]
+  q, k, v = (np.float64(_normal(1, 20, 2, 8)) + i for i in (0, 0.1, 0.2))
+  mean = lambda weights: np.einsum("bnts,bsne->btne", weights / weights.sum(-1, keepdims=True), v)
+  of_kind = lambda *fields: mean(_weights(Favor(*fields))(np, {}, q, k, None, None, None))
+  want = mean(np.exp(np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(8)))
+  errors = [np.mean([np.square(of_kind(features, seed) - want).mean() for seed in range(5)]) for features in (1, 8, 64)]
   assert errors[0] > 2 * errors[1] > 4 * errors[2]
+  many = jax.jit(lambda *x: Favor(64).attend({}, *x, Context()))(*map(jnp.float32, (q, k, v)))
+  np.testing.assert_allclose(many, of_kind(64), rtol=1e-4, atol=1e-5)
 
 
 # -- stability ---------------------------------------------------------------------------------------------------------

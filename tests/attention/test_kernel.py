@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from nasformer.attention import kernel
+from nasformer.attention.base import Context
+from nasformer.attention.cosformer import CosFormer
 from nasformer.attention.kernel import Rows, causal_sums, full_sums, kernel_count
+from nasformer.attention.vicinity import Vicinity
 
 HEADS, FEATURES, VALUE_DIM = 2, 3, 4
 
@@ -42,11 +45,11 @@ def _apply(*inputs, causal, chunk=None):
   return numerator / (denominator + 1e-6)[..., None]
 
 
-@pytest.mark.parametrize("queries, keys", [(1, 1), (5, 5), (6, 11), (7, 3)])
+@pytest.mark.parametrize("queries, keys", [(1, 1), (9, 9), (6, 16), (10, 3)])
 def test_both_forms_equal_the_sums_in_float64(queries, keys, monkeypatch):
-  inputs = _draw(queries, keys)
+  inputs, longer = _draw(queries, keys), max(queries, keys)
   with jax.enable_x64(True):
-    for chunk in sorted({1, 3, queries + 5}):
+    for chunk in (1,) if longer == 1 else (1, 7, longer, longer + 5):
       monkeypatch.setattr(kernel, "CHUNK", chunk)
       monkeypatch.setattr(kernel, "BLOCK", chunk)
       for causal in (False, True):
@@ -61,17 +64,35 @@ def test_gradients_of_pieces_are_those_of_the_whole(causal, monkeypatch):
   slope = _draw(7, 9)[:3]
 
   def slopes():
-    loss = lambda inputs: jnp.square(jax.jit(_sums, static_argnums=4)(*inputs, mask, causal)[0]).sum()
+    loss = lambda inputs: jnp.square(_sums(*inputs, jnp.asarray(mask), causal)[0]).sum()
     return jax.jit(jax.grad(loss))(inputs), jax.jit(lambda x: jax.jvp(loss, (x,), (list(slope),))[1])(inputs)
 
   with jax.enable_x64(True):
     whole, along = slopes()
     monkeypatch.setattr(kernel, "CHUNK", 4)
     monkeypatch.setattr(kernel, "BLOCK", 4)
-    jax.clear_caches()
     pieces, along_pieces = slopes()
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), pieces, whole)
   np.testing.assert_allclose([along_pieces, along], sum(np.vdot(g, s) for g, s in zip(whole, slope)), rtol=1e-10)
+
+
+def test_keys_may_come_in_any_order_with_their_positions():
+  """In a sequence, and on a grid."""
+  order, mask = np.random.default_rng(1).permutation(12), jnp.arange(12) < jnp.array([[12], [7]])
+  grid, lengths = (3, 4), mask.sum(1, keepdims=True)
+  kinds = (CosFormer(), None, lengths), (Vicinity("sum"), grid, grid), (Vicinity("product"), grid, grid)
+
+  def both(kind, grid, length, q, k, v):
+    """Attention of the kind, and what its features say at positions in another order."""
+    phi = lambda x, at: kind.phi({}, x, at, length)
+    rows = Rows(q, jnp.arange(12), phi), Rows(k[:, order], jnp.asarray(order), phi)
+    numerator, total = full_sums(*rows, v[:, order], mask[:, order])
+    return kind.attend({}, q, k, v, Context(mask, mask, grid=grid)), numerator / kind.divisor(total)[..., None]
+
+  inputs = np.random.default_rng(0).normal(size=(3, 2, 12, HEADS, FEATURES))
+  with jax.enable_x64(True):
+    for whole, shuffled in jax.jit(lambda *inputs: [both(*kind, *inputs) for kind in kinds])(*inputs):
+      np.testing.assert_allclose(shuffled, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_a_huge_key_leaves_earlier_queries_of_its_chunk_alone(monkeypatch):

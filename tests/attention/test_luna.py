@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nasformer.attention import luna
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.luna import Luna
 from nasformer.types import UserError
@@ -111,19 +112,33 @@ def self_slopes(p, x, carry, mask, slope):
   return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(p, x, carry)
 
 
-def test_cross_attention_equals_the_definition():
-  p, x, source, mask = weights(SMALL, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5), np.arange(7) < np.array([[7], [3]])
-  got, carry = ours(SMALL, p, x, source, Context(key_mask=jnp.asarray(mask)))
-  close(got, np.stack([reference(p, x[0], source[0], 0)[0], reference(p, x[1], source[1, :3], 0)[0]]))
-  assert carry is None
+def test_cross_attention_equals_the_definition(check_slopes):
+  """Values, and gradients by everything."""
+  inputs, slope = (weights(SMALL, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5)), draw(52, 2, 4, 6)
+  mask = jnp.arange(7) < jnp.array([[7], [3]])
+
+  def run(inputs):
+    out, carry = SMALL(*inputs, Context(key_mask=mask))
+    assert carry is None
+    return (out * slope).sum(), out
+
+  def dense(inputs):
+    p, x, source = inputs
+    return np.stack([reference(p, x[0], source[0], 0)[0], reference(p, x[1], source[1, :3], 0)[0]])
+
+  grads, out = jax.jit(jax.grad(run, has_aux=True))(inputs)
+  close(out, dense(inputs))
+  check_slopes(grads, dense, inputs, slope)
 
 
-@pytest.mark.parametrize("queries, keys", [
-    (1, 1), (150, 150), (3, 150), (150, 3), *(pytest.param(n, n, marks=pytest.mark.slow) for n in (64, 65))])
-def test_the_causal_form_equals_its_definition(queries, keys):
+@pytest.mark.parametrize("queries, keys, chunk", [
+    (1, 1, 64), (9, 9, 1), (9, 9, 7), (4, 9, 7), (9, 4, 7), (9, 9, 9), (9, 9, 14),
+    *(pytest.param(n, n, 64, marks=pytest.mark.slow) for n in (64, 65, 150))])
+def test_the_causal_form_equals_its_definition(queries, keys, chunk, monkeypatch):
   """Queries are the last of the positions; before the first key there is nothing but the bias."""
+  monkeypatch.setattr(luna, "CHUNK", chunk)
   p, x, source = weights(SMALL), draw(50, 2, queries, 6), draw(51, 2, keys, 6)
-  out, _ = ours(SMALL, p, x, source, Context(causal=True))
+  out, _ = jax.jit(lambda *inputs: SMALL(*inputs, Context(causal=True)))(p, x, source)
   close(out, np.stack([causal_reference(p, *row) for row in zip(x, source)]))
   np.testing.assert_array_equal(out[:, : max(queries - keys, 0)], np.tile(p["out_bias"], (2, max(queries - keys, 0), 1)))
 

@@ -12,6 +12,7 @@ import scipy.special
 
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.mega import Mega, _laplace
+from nasformer.attention.softmax_t5 import SoftmaxT5
 from nasformer.ops.toeplitz import fast_length, transform_count
 from nasformer.types import UserError
 
@@ -124,11 +125,13 @@ def test_equals_the_definition(check_slopes, form, causal):
 
 
 @pytest.mark.parametrize("activation", ["softmax", "laplace"])
-def test_cross_attention_equals_the_definition(activation):
+def test_cross_attention_equals_the_definition(check_slopes, activation):
+  """Values, and gradients by everything."""
   kind = Mega(activation=activation, chunk_size=2)  # of no meaning here
-  p, x, source, mask = weights(kind, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5), np.arange(7) < np.array([[7], [3]])
+  inputs, slope = (weights(kind, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5)), draw(52, 2, 4, 6)
+  mask = np.arange(7) < np.array([[7], [3]])
 
-  def dense(x, source, real):
+  def row(p, x, source, real):
     q, k = silu(x @ p["query"] + p["query_bias"]), silu(source @ p["key"] + p["key_bias"])
     matrix, bias = flat(p, "value")
     o = attended(kind, q, k, silu(source @ matrix + bias), p["distance_bias"], np.tile(real, (len(x), 1)))
@@ -136,8 +139,14 @@ def test_cross_attention_equals_the_definition(activation):
     hidden = silu(o @ p["out"].reshape(-1, 6) + p["out_bias"])
     return sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
 
-  got = said(kind, p, x, source, Context(key_mask=jnp.asarray(mask)))
-  close(got, np.stack([dense(*row) for row in zip(x, source, mask)]))
+  def ours(inputs):
+    out = kind(*inputs, Context(key_mask=jnp.asarray(mask)))[0]
+    return (out * slope).sum(), out
+
+  dense = lambda inputs: np.stack([row(inputs[0], *each) for each in zip(*inputs[1:], mask)])
+  grads, out = jax.jit(jax.grad(ours, has_aux=True))(inputs)
+  close(out, dense(inputs))
+  check_slopes(grads, dense, inputs, slope)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -198,6 +207,25 @@ def test_queries_are_the_last_positions(form):
   whole, last, more = run(weights(kind), x, longer)
   close((last, more[:, 4:]), (whole[:, 6:], whole))
   assert not more[:, :4].any()
+
+
+@pytest.mark.parametrize("table", [0.0, 1.0])
+def test_without_averages_it_is_gated_softmax_attention(table):
+  """Of one z, with a bias by distance, which T5's buckets are too as long as each is of one distance."""
+  kind, length = Mega(ema_dim=1, paper_ema=True), 9
+  p, x = weights(kind), draw(50, 2, length, 6)
+  p |= {"ema_alpha": 30 + 0 * p["ema_alpha"], "ema_delta": 30 + 0 * p["ema_delta"], "ema_beta": 1 + 0 * p["ema_beta"],
+        "ema_eta": 1 + 0 * p["ema_eta"], "distance_bias": table * p["distance_bias"]}
+  z = silu(x @ p["shared"] + p["shared_bias"])
+  q, k = (np.repeat((z * p[f"{role}_scale"] + p[f"{role}_bias"])[:, :, None], 2, 2) for role in ("query", "key"))
+  v = silu(np.einsum("btd,dnh->btnh", x, p["value"]) + p["value_bias"])
+  past = p["distance_bias"][kind.max_length - 1 - np.arange(16)]
+  bias = {"distance_bias": np.tile(np.append(past, np.zeros(16)), (2, 1))}
+  o = jax.jit(lambda *x: SoftmaxT5().attend(*x, Context(causal=True)))(bias, q, k, v)
+  o = o * silu(np.einsum("btd,dnh->btnh", x, p["gate"]) + p["gate_bias"])
+  hidden = silu(x @ p["hidden"] + np.einsum("btnh,nhd->btd", o, p["out"]) + p["out_bias"])
+  want = sigmoid(x @ p["update"] + p["update_bias"]) * (hidden - x)
+  close(said(kind, p, x, x, Context(causal=True)), want)
 
 
 def test_averages_carry_over_what_chunks_keep_apart():

@@ -11,7 +11,7 @@ from nasformer.attention.momentum import Momentum
 from nasformer.types import UserError
 
 LARGE = Sizes(embed_dim=512, num_heads=8, head_dim=64)
-KINDS = [Momentum(), Momentum(mu=0.0, gamma=1.0), Momentum(mu=0.9, gamma=0.1), Momentum(mu=1.0, gamma=2.0)]
+KINDS = [Momentum(mu=0.0, gamma=1.0), Momentum(mu=0.1), Momentum(mu=0.9, gamma=0.1), Momentum(mu=1.0, gamma=2.0)]
 
 
 def _phi(x):

@@ -11,13 +11,12 @@ from nasformer.attention import online, softmax
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.softmax import Softmax
 from nasformer.attention.softmax_relative import SoftmaxRelative
+from nasformer.attention.softmax_t5 import SoftmaxT5, bucket
 
-KINDS = {"softmax": Softmax(), "relative": SoftmaxRelative(max_distance=3)}
+KINDS = {"softmax": Softmax(), "relative": SoftmaxRelative(max_distance=3), "t5": SoftmaxT5(8, 6)}
 HEADS, HEAD_DIM, VALUE_DIM = 3, 4, 5
-CASES = [(5, 14, False), (14, 5, False), (5, 14, True), (14, 5, True),
-         *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 9, False), (9, 9, False), (9, 9, True)))]
-over_cases = pytest.mark.parametrize("queries, keys, causal", CASES)
-over_kinds = pytest.mark.parametrize("name", KINDS)
+CASES = [(5, 14, False), (14, 5, False), (5, 14, True), (14, 5, True)]
+MORE = [(1, 9, False), (9, 9, False), (9, 9, True)]
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +61,8 @@ def dense(name, inputs, mask, causal, copies=1):
   logits = np.einsum("btnh,bsnh->bnts", q, k) / HEAD_DIM**0.5
   if name == "relative":
     logits = logits + np.einsum("btnh,tsh->bnts", q, params["relative"][np.clip(lag, -3, 3) + 3]) / HEAD_DIM**0.5
+  if name == "t5":
+    logits = logits + params["distance_bias"][:, bucket(lag, causal, 8, 6)]
   sees = mask[:, None, None] & ((lag <= 0) | (not causal))
   largest = np.where(sees, logits.real, -1e300).max(-1, keepdims=True)
   w = np.exp(np.where(sees, logits - largest, 0)) * sees
@@ -72,8 +73,9 @@ def close(got, want, rtol=1e-10):
   np.testing.assert_allclose(got, want, rtol, rtol / 10)
 
 
-@over_kinds
-@over_cases
+@pytest.mark.parametrize("name, queries, keys, causal", [
+    pytest.param(name, *case, marks=() if case in (CASES[1:3] if name == "softmax" else CASES) else pytest.mark.slow)
+    for name in KINDS for case in CASES + MORE])
 def test_blocks_give_the_dense_form(check_slopes, name, queries, keys, causal):
   inputs, mask = draw(name, queries, keys)
   with jax.enable_x64(True):
@@ -84,7 +86,7 @@ def test_blocks_give_the_dense_form(check_slopes, name, queries, keys, causal):
     check_slopes(grads, right, inputs, slope_of(inputs[1]))
 
 
-@over_kinds
+@pytest.mark.parametrize("name", ["softmax", "relative"])  # T5 has no bias where there are copies
 def test_positions_begin_anew_in_every_copy(check_slopes, name):
   inputs, mask = draw(name, 5, 12)
   with jax.enable_x64(True):
@@ -141,7 +143,7 @@ def test_a_batch_of_one_at_a_time():
   close(got, dense("relative", (own, *inputs), mask, False))
 
 
-@over_kinds
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("queries, keys, causal", [(1024, 1024, True), (1030, 1030, True), (600, 1500, False)])
 def test_count_equals_what_is_done(count_products, monkeypatch, name, queries, keys, causal):
   monkeypatch.setattr(online, "BLOCK", 512)

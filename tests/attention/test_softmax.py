@@ -30,20 +30,6 @@ def _normal(*shape):
   return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
 
 
-def test_constant_values_stay_constant():
-  q = _normal(2, 5, 3, 4)
-  out = jax.jit(Softmax().attend)({}, q, q + 1, jnp.full((2, 5, 3, 6), 2.5), Context(causal=True))
-  np.testing.assert_allclose(out, 2.5, rtol=1e-6)
-
-
-def test_the_order_of_keys_means_nothing():
-  q, order = _normal(2, 5, 3, 4), jnp.array([3, 0, 4, 1, 2])
-  mask = jnp.array([[True, True, False, True, True], [True] * 5])
-  out = jax.jit(Softmax().attend)({}, q, q, q, Context(key_mask=mask))
-  shuffled = jax.jit(Softmax().attend)({}, q, q[:, order], q[:, order], Context(key_mask=mask[:, order]))
-  np.testing.assert_allclose(shuffled, out, rtol=1e-5, atol=1e-6)
-
-
 def test_a_sharp_logit_takes_all():
   """Logits of 1e6 do not overflow, with a mask or without: the weights become one-hot."""
   q = 1e3 * jnp.eye(4)[None, :, None]
@@ -55,7 +41,7 @@ def test_a_sharp_logit_takes_all():
 def test_gradients_of_hidden_rows_are_zero_however_steep_the_loss():
   q = _normal(1, 3, 2, 4)
   context = Context(key_mask=jnp.zeros((1, 3), bool))
-  grads = jax.grad(lambda i: (1e30 * jax.jit(Softmax().attend)({}, *i, context)).sum())((q, q, q))
+  grads = jax.jit(jax.grad(lambda i: (1e30 * Softmax().attend({}, *i, context)).sum()))((q, q, q))
   np.testing.assert_array_equal(grads, 0)
 
 

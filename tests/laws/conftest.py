@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from nasformer import attention, registry, space
+from nasformer.attention.base import Sizes
 from nasformer.nets.encoder import EncoderTransformer
 from nasformer.nets.sequence import Channels, Rows, Sequence, SequenceNet, Symbols
 from nasformer.nets.translation import PAD, Pair, Sliced, Translation, TranslationNet
@@ -24,6 +25,7 @@ from nasformer.supernet.encoder import Supernet
 from nasformer.supernet.translation import TranslationSupernet
 
 KINDS = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
+CARRIES = [name for name, kind in KINDS.items() if kind.first_carry(Sizes(1, 1, 1), 1, 1, jnp.float32) is not None]
 SPACES = {name: registry.lookup(space.TABLE, name)() for name in space.TABLE}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
@@ -244,7 +246,7 @@ class Case:
 
 @functools.cache
 def make_case(name, kinds=(), num=None):
-  """With so many random genomes: a number, or "many", or as few as cover the space."""
+  """With so many random genomes: a number, or "many"; or one by each of some rules; or as few as cover the space."""
   family, rng = family_of(name), np.random.default_rng(0)
   row = row_of(name)
   share = ("none", "all", "values")[rows_like(row).index(row) % 3]
@@ -252,6 +254,8 @@ def make_case(name, kinds=(), num=None):
   shapes = jax.eval_shape(supernet.init, jax.random.key(0))
   params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype), shapes)
   genes = {None: cover, "many": functools.partial(draw, num=family.many)}.get(num, functools.partial(draw, num=num))
+  if isinstance(num, tuple):
+    genes = lambda space: np.concatenate([draw(dataclasses.replace(space, restrict=rules), 1) for rules in num])
   return Case(name, family, supernet, params, genes(supernet.space))
 
 
@@ -281,9 +285,14 @@ def draw(space, num):
 
 @functools.cache
 def cover(space):
-  """The largest genome, and of random ones as few as make every other choice that a layer or the whole can make."""
+  """The largest genome, and of random ones as few as make every other choice that a layer or the whole can make; kinds that
+  pass something on are met in two layers of a network."""
   largest = space.genome({gene.name: gene.values[-1] for gene in space.genes})
-  choices = lambda row: {(re.sub(r"\d+", "*", name), value) for name, value in space.values(row).items()}
+
+  def choices(row):
+    made = [(re.sub(r"\d+", "*", name), value) for name, value in space.values(row).items()]
+    return {*made, *((*choice, "again") for choice in made if choice[1] in CARRIES and made.count(choice) > 1)}
+
   rest = [(row, choices(row)) for row in draw(space, 100)]
   found, missing = [largest], set().union(*(made for _, made in rest)) - choices(largest)
   while missing or len(found) < 2:

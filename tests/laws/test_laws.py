@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer import space
+from nasformer import attention, registry, space
 from nasformer.score.counts import NumFlops, NumParams, terms
 from nasformer.search.costs import CostTable
 
@@ -19,10 +19,15 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",))  # a case whose MLP widths are multiples of the model's
 PRE = ("ranknas_iwslt", ("linear",), 2)  # of two networks that translate
-TEXTS = ("texts:tiny", ("softmax", "cosformer", "evolving", "luna", "mega"))  # padded rows of unequal lengths
+KINDS = {name: registry.lookup(attention.TABLE, name).can for name in attention.TABLE}
+TEXTS = ("texts:tiny", tuple(name for name, can in KINDS.items() if not can.grid))  # padded rows of unequal lengths
 SERIES = ("series:tiny", ("linear",), 3)
-CARRY = ("tiny", ("evolving", "linear"))  # a kind that passes something on, and one that lets it through
-CARRY_CROSS = ("hat_iwslt", ("evolving",), 3)  # and between decoder layers that look at one encoder layer or three
+CARRY = ("tiny", ("evolving", "linear"), (  # a kind that passes something on to more heads and fewer, and one between
+    "embed_dim=6; depth=3; layer.[02].kind=evolving; layer.1.kind=linear; layer.0.num_heads=1; layer.2.num_heads=3",
+    "depth=2; layer.*.kind=evolving; layer.0.num_heads=3; layer.1.num_heads=1"))
+NEVER_DIVIDE = tuple(name for name, can in KINDS.items() if not can.divides)  # which other translation spaces lack
+CARRY_CROSS = ("hat_iwslt", NEVER_DIVIDE, tuple(  # and between decoder layers that look at one encoder layer, then at three
+    f"*kind={name}; encoder_embed_dim=6; decoder_depth=2; decoder.0.span=1; decoder.1.span=3" for name in NEVER_DIVIDE))
 BUDGET = ("wide", ("softmax", "linear"), "many")  # of up to three layers that share heads unevenly
 CARRY_TEXTS = ("texts:tiny", ("luna", "linear"))  # another, of padded rows
 over_sequences = pytest.mark.parametrize("of", [TEXTS, SERIES], ids=["texts", "series"])
