@@ -3,13 +3,14 @@
   python experiments/bench/attention.py [--lengths=64,256,1024,4096] [--kinds=linear,luna] [--modes=bidirectional,causal]
       [--dtype=bfloat16] [--batch=8] [--out=DIR]
 
-A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64: forward, forward and backward,
-and one step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the
-same projections, "nprf_transforms" has a table of all distances, and "mega_chunks" attends in chunks of 128. All kinds of a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of
-the compiled program. "Of the device" is the least time that the device could take, by its measured rate of matrix products (m)
-for the counted ones, the backward pass counting twice, or by its measured bandwidth (b) for the bytes of all inputs and
-outputs, whichever is more, over the time taken. A kind is left out of longer lengths once the next would take more than --most
-seconds, and out of those that take more than --most_gb of memory.
+A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64: forward, forward and backward, and one
+step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the same
+projections, "nprf_transforms" has a table of all distances, and "mega_chunks" attends in chunks of 128. All kinds of a
+length are timed in turn, round by round, and the fastest round counts. Memory is the peak of the compiled program. "Of the
+device" is the least time that the device could take, by its measured rate of matrix products (m) for the counted ones, the
+backward pass counting twice, or by its measured bandwidth (b) for the bytes of all inputs and outputs, whichever is more,
+over the time taken. A kind is left out of longer lengths once the next would take more than --most seconds, and out of those
+that take more than --most_gb of memory.
 
 Written to --out: attention.jsonl, one line per measurement after one that says where, to which a second run adds its own;
 attention.png. So modes, kinds and lengths may be measured one by one; the last measurement of each counts.
@@ -220,11 +221,13 @@ def picture(rows: list[dict]) -> Figure:
   handles = {}
   for place, (mode, (what, unit)) in zip(every.flat, itertools.product(modes, columns)):
     for number, name in enumerate(names):
-      line = sorted((row["length"], row[unit]) for row in rows if (row["mode"], row["what"], row["kind"]) == (mode, what, name))
+      mine = [row for row in rows if (row["mode"], row["what"], row["kind"]) == (mode, what, name)]
+      line = sorted((row["length"], row[unit]) for row in mine)
       if line:
         handles[name], = place.loglog(*zip(*line), color="black" if name == "softmax" else f"C{number % 10}", marker=".",
                                       label=name, ls="--" if number > 9 else "-", lw=2 if name == "softmax" else 1)
-    place.set(title=f"{mode}, {what}", xlabel="tokens", ylabel="ms" if unit == "ms" else "MB at most")
+    place.set(title=f"{mode}, {what if unit == 'ms' else 'memory of a gradient'}", xlabel="tokens",
+              ylabel="ms" if unit == "ms" else "MB at most")
     place.set_visible(place.has_data())
   figure.legend(handles=[handles[name] for name in names], loc="outside lower center", ncols=6, fontsize=8)
   return figure

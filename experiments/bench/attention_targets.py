@@ -152,7 +152,8 @@ def of_linear():
     for name in names:
       for training, word in words.items():
         full, causal = seconds[name, training, False], seconds[name, training, True]
-        yield f"{name}, {word}: softmax / {name}", soft[training] / full, "at least", LINEAR.get(name) if training else None, full
+        wanted = LINEAR.get(name) if training else None
+        yield f"{name}, {word}: softmax / {name}", soft[training] / full, "at least", wanted, full
         yield f"{name}, {word}: causal / bidirectional", causal / full, "at most", 2.5, causal
 
 
@@ -170,7 +171,8 @@ def of_nprf():
     programs = {"sums": program(kind_of("nprf", length), length, training=training),
                 "softmax": program(kind_of("softmax", length), length, training=training)}
     whole = kind_of("nprf", length, max_distance=length - 1)
-    for name, form, block in (("transforms", "transforms", nprf.BLOCK), ("dense", "pairs", length), ("blocks", "pairs", nprf.BLOCK)):
+    for name, form, block in (
+        ("transforms", "transforms", nprf.BLOCK), ("dense", "pairs", length), ("blocks", "pairs", nprf.BLOCK)):
       with unittest.mock.patch.multiple(nprf, form=lambda *_: form, BLOCK=block):
         programs[name] = program(whole, length, training=training)
     seconds = race(programs, 1)
@@ -201,7 +203,8 @@ def of_layers():
         programs = {each: program(one, length, causal, training, layer=True)
                     for each, one in ((name, kind), ("softmax", kind_of("softmax", length)))}
         seconds = race(programs, 1)
-        yield f"{name} layer{form}, {word}: softmax / {name}", seconds["softmax"] / seconds[name], "at least", None, seconds[name]
+        gain = seconds["softmax"] / seconds[name]
+        yield f"{name} layer{form}, {word}: softmax / {name}", gain, "at least", None, seconds[name]
         jax.clear_caches()
 
 

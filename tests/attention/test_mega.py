@@ -19,7 +19,8 @@ from nasformer.types import UserError
 SIZES, CROSS = Sizes(6, 2, 3), Sizes(6, 2, 3, source_dim=5)
 FORMS = {"softmax": Mega(max_length=9), "laplace": Mega(activation="laplace", max_length=11),
          "relu2": Mega(activation="relu2", ema_dim=3), "paper": Mega(paper_ema=True),
-         "transforms": Mega(average="transforms"), "chunks": Mega(chunk_size=4), "laplace_chunks": Mega(chunk_size=3, activation="laplace"),
+         "transforms": Mega(average="transforms"), "chunks": Mega(chunk_size=4),
+         "laplace_chunks": Mega(chunk_size=3, activation="laplace"),
          "one_chunk": Mega(chunk_size=20)}
 
 
@@ -98,7 +99,8 @@ def reference(kind, p, x, real, sees, causal):
   return np.where(sees.any(1, keepdims=True), out, 0)
 
 
-ONCE = [("softmax", False), ("laplace", True), ("relu2", False), ("paper", True), ("transforms", True), ("chunks", True), ("one_chunk", False)]
+ONCE = [("softmax", False), ("laplace", True), ("relu2", False), ("paper", True), ("transforms", True),
+        ("chunks", True), ("one_chunk", False)]
 
 
 @pytest.mark.parametrize("form, causal", [

@@ -23,7 +23,8 @@ KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
     "own_length": CosFormer(angle="own_length", max_length=11), "always_causal": CosFormer(causal=True, max_length=11),
     "near": SoftmaxRelative(max_distance=2), "buckets": SoftmaxT5(num_buckets=4, max_distance=3),
     "forgetful": Nprf(features=6, max_distance=2),
-    "gated": Mega(activation="laplace", average="transforms", paper_ema=True), "gated_chunks": Mega(activation="relu2", chunk_size=4),
+    "gated": Mega(activation="laplace", average="transforms", paper_ema=True),
+    "gated_chunks": Mega(activation="relu2", chunk_size=4),
     "dilated": Evolving(0.7, 0.9, dilated=True), "adaptive": Momentum(residual="adaptive")}
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
 SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
