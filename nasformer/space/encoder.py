@@ -171,9 +171,8 @@ class Encoder(Space):
   def _log_ways(self, which: Bool[np.ndarray, "G"]) -> float:
     if not self.head_budget:
       return super()._log_ways(which)
-    depth, others = self.depth.index(which[3::3].sum()), which.copy()
-    others &= ~self._of_heads
-    return super()._log_ways(others) + np.log(self._compositions.ways[depth, 0, -1])
+    depth = self.depth.index(which[3::3].sum())
+    return super()._log_ways(which & ~self._of_heads) + np.log(self._compositions.ways[depth, 0, -1])
 
   def ffn_dims(self, embed_dim: int) -> tuple[int, ...]:
     """Hidden widths that a layer of this model width can have, by option."""
