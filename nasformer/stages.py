@@ -144,7 +144,8 @@ def _domain(run: Run, rule: str, limits: Mapping[str, float]) -> Domain:
     tables["latency_ms"], _ = timing.predicted(run, narrow)
   if run.experiment.search.attention_table is not None:
     path = run.experiment.search.attention_table
-    times = layers.layers(JsonlWriter(path).read(), f"search.attention_table={path}", net.length, device())
+    times = layers.layers(JsonlWriter(path).read(), f"search.attention_table={path}", net.length, device(),
+                          dict(net.kinds))
     tables["attention_ms"] = CostTable(narrow, tuple(counts.terms(narrow, times, layers.AttentionTime())), prices.UNIT_MS)
   return Domain(narrow, tables, limits)
 

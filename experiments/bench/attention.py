@@ -1,12 +1,12 @@
 """What every attention kind costs beside softmax, by length: time and memory of a layer, and where the lines cross.
 
-  python experiments/bench/attention.py [--lengths=64,256,1024,4096] [--kinds=linear,luna] [--modes=bidirectional,causal]
-      [--dtype=bfloat16] [--batch=8] [--out=DIR]
+  python experiments/bench/attention.py [--lengths=64,256,1024,4096] [--kinds='linear,luna,luna(memory_length=8)']
+      [--modes=bidirectional,causal] [--dtype=bfloat16] [--batch=8] [--out=DIR]
 
 A layer is the kind with its projections, from width 512 to width 512, 8 heads of 64: forward, forward and backward, and one
 step of decoding with all but one position behind it. "softmax (jax.nn)" is `jax.nn.dot_product_attention` between the same
-projections, "nprf_transforms" has a table of all distances, and "mega_chunks" attends in chunks of 128. All kinds of a
-length are timed in turn, round by round, and the fastest round counts. Memory is the peak of the compiled program. "Of the
+projections. Unless kinds are named there are all, NPRF with a table of all distances, and Mega in chunks of 128. All kinds of
+a length are timed in turn, round by round, and the fastest round counts. Memory is the peak of the compiled program. "Of the
 device" is the least time that the device could take, by its measured rate of matrix products (m) for the counted ones, the
 backward pass counting twice, or by its measured bandwidth (b) for the bytes of all inputs and outputs, whichever is more,
 over the time taken. A kind is left out of longer lengths once the next would take more than --most seconds, and out of those
@@ -21,12 +21,15 @@ attention layers of a network, by length and in proportion to their width (`nasf
 networks is what `--stages=latency` measures.
 """
 
+import ast
 import dataclasses
 import importlib.metadata
 import itertools
 import math
 import os
 import pathlib
+import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -39,14 +42,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from nasformer import attention, registry, workdir
+from nasformer import attention, config, registry, workdir
+from nasformer.attention import naming
 from nasformer.attention.base import Context, Sizes
-from nasformer.attention.mega import Mega
-from nasformer.attention.nprf import Nprf
 from nasformer.attention.softmax import Softmax
 from nasformer.nets import blocks
 from nasformer.score.memory import PeakMemory
 from nasformer.store.writers import JsonlWriter
+from nasformer.types import UserError
 
 WIDTH, HEADS, HEAD_DIM = 512, 8, 64
 _LENGTHS = flags.DEFINE_list("lengths", [str(2**i) for i in range(6, 15)], "Tokens.")
@@ -72,14 +75,24 @@ class Library(Softmax):
 def kinds() -> dict:
   """Those asked for, with room for the longest input, and softmax."""
   longest = max(map(int, _LENGTHS.value))
-  variants = {"nprf_transforms": Nprf(max_distance=longest - 1), "mega_chunks": Mega(chunk_size=128)}
+  usual = (*attention.TABLE, f"nprf(max_distance={longest - 1})", "mega(chunk_size=128)")
 
-  def made(name):
-    kind = variants[name] if name in variants else registry.lookup(attention.TABLE, name, "attention kind")()
+  def made(text):
+    name, settings = re.fullmatch(r"(.+?)(?:\((.*)\))?", text).groups(default="")
+    fields = {field: written(value) for field, _, value in (setting.partition("=") for setting in settings.split())}
+    kind = config.from_json(registry.lookup(attention.TABLE, name, "attention kind"), fields, f"--kinds={text}")
     return dataclasses.replace(kind, max_length=longest) if hasattr(kind, "max_length") else kind
 
-  names = _KINDS.value or [name for name in (*attention.TABLE, *variants) if name != "softmax"]
-  return {"softmax": made("softmax"), "softmax (jax.nn)": Library()} | {name: made(name) for name in names}
+  every = [made(text) for text in ("softmax", *(_KINDS.value or usual))]
+  return {"softmax": every[0], "softmax (jax.nn)": Library()} | {naming.label(kind): kind for kind in every}
+
+
+def written(text: str) -> Any:
+  """A number, True, False, None, or the text itself."""
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
 
 
 def able(kind, mode: str, what: str) -> bool:
@@ -242,7 +255,7 @@ def main(_):
   if not log.read():
     log.write(header)
   if log.read()[0] != header:
-    raise app.UsageError(f"--out={folder} holds {log.read()[0]}, not {header}: name another folder")
+    raise UserError(f"--out={folder} holds {log.read()[0]}, not {header}: name another folder")
   device = ceilings()
   console.print(f"{2e-12 * device[0]:.3g} TFLOP/s of matrix products, {1e-9 * device[1]:.4g} GB/s")
   for mode in _MODES.value:
@@ -257,5 +270,12 @@ def main(_):
   console.print(f"{header['device']}, jax {header['jax']}; table and figure: {folder}")
 
 
+def run_main():
+  try:
+    app.run(main)
+  except UserError as error:
+    sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-  app.run(main)
+  run_main()

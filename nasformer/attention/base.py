@@ -28,12 +28,15 @@ initialisation, slicing, masking, counting, sharding. The rules that a kind must
 sliced form: scale by active sizes, apply masks after a feature map that does not keep zero, and mix heads or channels
 only with the dead ones masked (`Context.keep_heads`). Storing each role apart, head by head, lets a narrower network use
 the leading heads of a wider one in their own role.
+
+A kind may have sizes of its own that are elastic too, such as the slots of Luna's memory (`Kind.elastic`): kinds that differ
+in these only are a family, in which the smaller ones have the leading parts of the tensors of the larger ones.
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, ClassVar, Literal, NamedTuple
+from typing import Any, Callable, ClassVar, Literal, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +153,7 @@ class Kind:
   """Base of all attention kinds."""
 
   can: ClassVar[Can] = Can()
+  elastic: ClassVar[tuple[str, ...]] = ()  # fields that are sizes: with less of them, tensors are the leading parts of others
   alike: ClassVar[tuple[str, ...]] = ()  # tensors that mean the same in every kind that names them here, and may be one
 
   def longest(self, module: Literal["encoder", "decoder", "cross"]) -> int | None:
@@ -298,6 +302,17 @@ class Core(Kind):
     weights = 2 * sizes.embed_dim * inner + 2 * sizes.key_dim * inner
     products = 2 * queries * sizes.embed_dim * inner + 2 * keys * sizes.key_dim * inner
     return Count(weights + 3 * inner + sizes.embed_dim, products) + self.core_count(sizes, queries, keys, causal)
+
+
+def family(kinds: Mapping[str, Kind], name: str) -> str:
+  """The first of some kinds that differs from the named one in elastic sizes only, and so may have the same tensors."""
+  return next(other for other, kind in kinds.items() if _rigid(kind) == _rigid(kinds[name]))
+
+
+def _rigid(kind):
+  """All that must agree in a family; whether there is a size at all, too."""
+  fields = {field.name: getattr(kind, field.name) for field in dataclasses.fields(kind)}
+  return type(kind), {name: value is None if name in kind.elastic else value for name, value in fields.items()}
 
 
 def project(x: Float[Array, "B T D"], kernel: Float[Array, "D N H"], bias: Float[Array, "N H"]) -> Float[Array, "B T N H"]:

@@ -9,6 +9,7 @@ with a masked logit. Widths and initialisers are not published; these are ours.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ class Eit(Softmax):
   """
 
   can = Can(divides=False)
+  elastic: ClassVar[tuple[str, ...]] = ("inner_units", "cross_units")
   inner_units: int = 4
   cross_units: int = 4
 

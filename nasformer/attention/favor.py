@@ -12,6 +12,7 @@ overflowing.
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ class Favor(KernelCore):
     epsilon: smallest divisor.
   """
 
+  elastic: ClassVar[tuple[str, ...]] = ("features_per_dim",)
   features_per_dim: int = 4
   seed: int = 0
   epsilon: float = 1e-30
@@ -73,10 +75,11 @@ def exponents(omega: Float[np.ndarray, "R H"], x: Float[Array, "B T N H"]) -> Fl
 
 @functools.cache
 def directions(seed: int, features: int, dim: int) -> Float[np.ndarray, "R H"]:
-  """Normal vectors, of which each `dim` in turn are made orthogonal."""
+  """Normal vectors, of which each `dim` in turn are made orthogonal; fewer are the first ones of more."""
   rng = np.random.default_rng(seed)
-  blocks = [_rotation(rng, dim) for _ in range(-(-features // dim))]
-  return np.concatenate(blocks)[:features] * np.linalg.norm(rng.normal(size=(features, dim)), axis=1)[:, None]
+  blocks = [_rotation(rng, dim) * np.linalg.norm(rng.normal(size=(dim, dim)), axis=1)[:, None]
+            for _ in range(-(-features // dim))]
+  return np.concatenate(blocks)[:features]
 
 
 def _scaled(x):

@@ -3,7 +3,7 @@
 The memory attends to the tokens ("pack"), and the tokens attend to what it found ("unpack"), both by softmax, so time and
 memory are linear in the length. What it found, added to it and normalised, is the memory that the next layer of this kind
 meets. Every layer brings slots of its own and adds them to what comes from below: a network whose only slots are the first
-layer's is the published one. As the width of heads is free here, what the memory found is mapped to the model width, which
+layer's is the published one. A layer of fewer slots than those below passes on what the others hold. As the width of heads is free here, what the memory found is mapped to the model width, which
 the published layer, where both widths agree, has no need of.
 
 The causal form has no packing: every token writes to the slots with weights softplus(x P), and a query first reads what
@@ -16,6 +16,7 @@ length a batch is padded, change nothing.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ class Luna(Kind):
     memory_length: slots of the memory.
   """
 
+  elastic: ClassVar[tuple[str, ...]] = ("memory_length",)
   memory_length: int = 16
 
   def __post_init__(self):
@@ -79,11 +81,14 @@ class Luna(Kind):
     else:
       memory = self._memory(params, len(x), masks.accumulator(x), context.keep_embed)
       travels = "memory_norm_scale" in params  # that of cross-attention does not
-      memory = memory + carry if travels and carry is not None else memory
+      if travels and carry is not None:
+        memory = memory + jnp.pad(carry, ((0, 0), (0, max(self.memory_length - carry.shape[1], 0)), (0, 0)))[
+            :, : self.memory_length]
       found = self._pack(params, memory, source, context)
       out = self._unpack(params, x, self._slots(params, found, source, context), context)
       if travels:
-        carry = masks.layer_norm(memory + found, params["memory_norm_scale"], params["memory_norm_bias"], context.keep_embed)
+        mine = masks.layer_norm(memory + found, params["memory_norm_scale"], params["memory_norm_bias"], context.keep_embed)
+        carry = mine if carry is None else jnp.concatenate([mine, carry[:, self.memory_length :]], 1)
     if context.query_mask is not None:
       out = jnp.where(context.query_mask[..., None], out, 0)
     return masks.zero(out, context.keep_embed), carry

@@ -8,20 +8,21 @@ The average is a recurrence, computed in chunks: inside a chunk by its matrix, a
 it is one convolution with what a token adds to every other, whose rounding errors carry a little of every token to all
 others, the earlier ones too, and which took eight times as long for 8,192 tokens on two cores.
 
-The width of queries and keys is that of one head, the width of values that of all heads. As in the released code, which
-`paper_ema` departs from, the average goes through SiLU together with a scaled copy of the input, and is divided by the root
-of the number of its states.
+The width of queries and keys is that of one head unless it is given, the width of values that of all heads. As in the
+released code, which `paper_ema` departs from, the average goes through SiLU together with a scaled copy of the input, and is
+divided by the root of the number of its states.
 """
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from nasformer.attention.base import Context, Count, Kind, Tensor, Tensors, project
+from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors, project
 from nasformer.ops import masks
 from nasformer.ops.toeplitz import convolve, fast_length, spectrum, toeplitz, transform_count
 from nasformer.types import UserError
@@ -37,6 +38,7 @@ class Mega(Kind):
 
   Attributes:
     ema_dim: states of the moving average of a channel.
+    query_dim: width of queries and keys; None for that of a head.
     chunk_size: self-attention stays inside chunks of so many positions; None for the whole length.
     max_length: most positions where there are no chunks; longer inputs are refused.
     activation: what logits become: "softmax" (for text), "laplace" (for images) or "relu2".
@@ -44,7 +46,9 @@ class Mega(Kind):
     paper_ema: the moving average alone, as it is printed.
   """
 
+  elastic: ClassVar[tuple[str, ...]] = ("ema_dim", "query_dim", "chunk_size")
   ema_dim: int = 16
+  query_dim: int | None = None
   chunk_size: int | None = None
   max_length: int = 1024
   activation: Literal["softmax", "laplace", "relu2"] = "softmax"
@@ -56,7 +60,7 @@ class Mega(Kind):
       raise UserError(f"mega.activation={self.activation!r}: it must be 'softmax', 'laplace' or 'relu2'")
     if self.average not in ("chunks", "transforms"):
       raise UserError(f"mega.average={self.average!r}: it must be 'chunks' or 'transforms'")
-    for name in ("ema_dim", "chunk_size", "max_length"):
+    for name in ("ema_dim", "query_dim", "chunk_size", "max_length"):
       if getattr(self, name) is not None and getattr(self, name) < 1:
         raise UserError(f"mega.{name}={getattr(self, name)}: it must be at least 1")
 
@@ -68,11 +72,12 @@ class Mega(Kind):
   def params(self, sizes):
     embed, source, inner = sizes.embed_dim, sizes.key_dim, (sizes.num_heads, sizes.head_dim)
     origin, heads = "embed" if sizes.source_dim is None else "source", ("heads", "head_dim")
-    narrow = lambda width, axis: Tensor((width, sizes.head_dim), (axis, "head_dim"), SMALL)
+    own, own_axis = self._query_dim(sizes), "head_dim" if self.query_dim is None else None
+    narrow = lambda width, axis: Tensor((width, own), (axis, own_axis), SMALL)
     wide = lambda width, axis: Tensor((width, *inner), (axis, *heads), SMALL)
     square = Tensor((embed, embed), ("embed", "embed"), SMALL)
     bias = lambda shape, axes: Tensor(shape, axes, ZEROS)
-    small_bias, inner_bias = bias((sizes.head_dim,), ("head_dim",)), bias(inner, heads)
+    small_bias, inner_bias = bias((own,), (own_axis,)), bias(inner, heads)
     tensors = {
         "value": wide(source, origin), "value_bias": inner_bias, "gate": wide(embed, "embed"), "gate_bias": inner_bias,
         "update": square, "update_bias": bias((embed,), ("embed",)),
@@ -81,7 +86,7 @@ class Mega(Kind):
     if sizes.source_dim is not None:
       return tensors | {"query": narrow(embed, "embed"), "query_bias": small_bias, "key": narrow(source, origin),
                         "key_bias": small_bias}
-    scale = Tensor((sizes.head_dim,), ("head_dim",), SMALL)
+    scale = Tensor((own,), (own_axis,), SMALL)
     ema = lambda init: Tensor((1 if sizes.causal else 2, embed, self.ema_dim), (None, "embed", None), init)
     tensors |= {
         "ema_alpha": ema(jax.nn.initializers.normal(0.2)), "ema_delta": ema(jax.nn.initializers.normal(0.2)),
@@ -90,6 +95,9 @@ class Mega(Kind):
         "query_scale": scale, "query_bias": small_bias, "key_scale": scale, "key_bias": small_bias}
     omega = Tensor((embed,), ("embed",), jax.nn.initializers.normal(1.0))
     return tensors | ({} if self.paper_ema else {"skip_scale": omega})
+
+  def _query_dim(self, sizes: Sizes) -> int:
+    return self.query_dim or sizes.head_dim
 
   def _reach(self, cross: bool) -> int:
     """Distances from it on do not occur."""
@@ -124,7 +132,7 @@ class Mega(Kind):
     if chunk == keys:
       mask = masks.visible(context.key_mask, context.causal, queries, keys)
       mask = None if mask is None else mask[:, 0]
-      bias = toeplitz(self._distances(params, queries + start, keys, self._reach(False)), keys, keys)[start:]
+      bias = toeplitz(_of_distances(params, np.arange(1 - keys, keys)), keys, keys)[start:]
       out = self._attend(q[:, start:], k, v, mask, bias, context)
       sees = None if mask is None else mask.any(-1, keepdims=True)
     else:
@@ -142,7 +150,7 @@ class Mega(Kind):
 
     real = jnp.ones((batch, length), bool) if context.key_mask is None else context.key_mask
     mask = masks.visible(cut(real), context.causal, size, size)[:, 0]
-    bias = toeplitz(self._distances(params, size, size, size), size, size)
+    bias = toeplitz(_of_distances(params, np.arange(1 - size, size)), size, size)
     out = self._attend(*map(cut, (q, k, v)), mask, bias, context)
     sees = jnp.broadcast_to(mask.any(-1), out.shape[:2])
     return out.reshape(batch, number * size, *out.shape[2:]), sees.reshape(batch, number * size, 1)
@@ -184,10 +192,6 @@ class Mega(Kind):
     shared = jax.nn.silu(mixed @ params["shared"].astype(mixed.dtype) + params["shared_bias"].astype(mixed.dtype))
     return (shared * params[f"{role}_scale"].astype(shared.dtype) + params[f"{role}_bias"].astype(shared.dtype)
             for role in ("query", "key"))
-
-  def _distances(self, params, queries, keys, reach):
-    """The part of the table for lags from 1 - queries to keys - 1."""
-    return params["distance_bias"][reach - queries : reach - 1 + keys]
 
   def _check(self, length, chunked=False):
     if not chunked and length > self.max_length:
@@ -254,7 +258,7 @@ class Mega(Kind):
     put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(state[name], new.astype(state[name].dtype), slot, axis=1)
     state = {"ema": average, "key": put("key", k), "value": put("value", v)}
     places = jnp.arange(state["key"].shape[1])
-    bias = params["distance_bias"][self._reach(False) - 1 + places - slot]
+    bias = _of_distances(params, places - slot)
     out = self._attend(q, state["key"], state["value"], (places <= slot)[None, None], bias, context)
     hidden = mixed @ params["hidden"].astype(x.dtype)
     return self._gated(params, x, mixed, out, hidden, context), state, carry
@@ -277,14 +281,14 @@ class Mega(Kind):
     q = jax.nn.silu(x @ params["query"].astype(x.dtype) + params["query_bias"].astype(x.dtype))
     length, mask = memory["mask"].shape[1] // context.copies, memory["mask"][:, None]
     lags = jnp.arange(length) - positions[:, None]
-    bias = params["distance_bias"][jnp.maximum(self.max_length - 1 + lags, 0)]
+    bias = _of_distances(params, jnp.maximum(lags, 1 - self.max_length))
     out = self._attend(q, memory["key"], memory["value"], mask, bias, context, context.copies)
     return self._gated(params, x, x, out, 0.0, context), mask.any(-1, keepdims=True)
 
   # -- cost ---------------------------------------------------------------------------------------------------------
 
   def count(self, sizes, queries, keys, causal=False):
-    embed, inner, head = sizes.embed_dim, sizes.num_heads * sizes.head_dim, sizes.head_dim
+    embed, inner, head = sizes.embed_dim, sizes.num_heads * sizes.head_dim, self._query_dim(sizes)
     queries = min(queries, keys) if sizes.source_dim is None else queries
     weights = sum(math.prod(tensor.shape) for tensor in self.params(sizes).values())
     products = keys * sizes.key_dim * (head + inner) + queries * embed * (2 * inner + embed)
@@ -301,6 +305,12 @@ class Mega(Kind):
       length = fast_length(2 * keys - 1)
       average, scaled = 2 * embed * transform_count(length), scaled + 2 * length * embed
     return Count(weights, products + queries * embed**2 + pairs * (head + inner) + average, scaled)
+
+
+def _of_distances(params, lags):
+  """Entries of the table for keys that are so much later than the query. They are in the order 0, -1, 1, -2, 2 and so on: a
+  table of shorter reach is the leading part of a longer one."""
+  return params["distance_bias"][2 * abs(lags) - (lags < 0)]
 
 
 def _laplace(logits):

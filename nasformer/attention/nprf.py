@@ -18,7 +18,7 @@ so there b is kept within 8 of its maximum and the first rows are computed direc
 import dataclasses
 import functools
 import math
-from typing import Callable
+from typing import Callable, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class Nprf(Core):
     epsilon: smallest divisor.
   """
 
+  elastic: ClassVar[tuple[str, ...]] = ("features",)
   features: int = 32
   max_distance: int = 128
   temperature: bool = True

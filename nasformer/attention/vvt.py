@@ -27,6 +27,7 @@ class Vvt(Vicinity):
   """
 
   alike: ClassVar[tuple[str, ...]] = ()  # of another width than everybody's
+  elastic: ClassVar[tuple[str, ...]] = ("reduction",)
   reduction: int = 2
 
   def params(self, sizes):

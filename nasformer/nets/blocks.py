@@ -5,7 +5,7 @@ the function itself, and its exact cost.
 """
 
 import math
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -99,20 +99,36 @@ def attention_block(kind: Kind, params: Tensors, x: Float[Array, "B T D"], conte
 
 
 def found(carry: Mapping[str, Any] | None, name: str) -> Any:
-  """What a layer of this kind finds of what travels up, by kind; None where there was none of its kind yet."""
+  """What a layer finds of what travels up, by name of its family; None where there was none of its family yet."""
   return carry[name] if carry and name in carry else None
 
 
 def passed(carry: Mapping[str, Any] | None, name: str, mine: Any) -> Any:
-  """What travels on: that of other kinds as it was."""
+  """What travels on: that of other families as it was."""
   return carry if mine is None else {**(carry or {}), name: mine}
 
 
-def first_carry(kinds: Mapping[str, Kind], sizes: Sizes, x: Float[Array, "B T D"], keys: int | None = None) -> dict[str, Any]:
-  """What travels through a network of at most these sizes before its first layer, by kind: for loops over layers, in which
-  it has one form throughout."""
-  first = {name: kind.first_carry(sizes, *x.shape[:2], x.dtype, keys) for name, kind in kinds.items()}
-  return {name: value for name, value in first.items() if value is not None}
+def first_carry(kinds: Iterable[tuple[str, Kind]], sizes: Sizes, x: Float[Array, "B T D"],
+                keys: int | None = None) -> dict[str, Any]:
+  """What travels through a network of at most these sizes before its first layer: for loops over layers, in which it has one
+  form throughout.
+
+  Args:
+    kinds: with the names of their families, of which the largest member says what there is.
+    sizes: the largest.
+    x: tokens.
+    keys: as in `Kind.first_carry`.
+  """
+  first: dict[str, Any] = {}
+  for name, kind in kinds:
+    value = kind.first_carry(sizes, *x.shape[:2], x.dtype, keys)
+    if value is not None and (name not in first or _size(value) > _size(first[name])):
+      first[name] = value
+  return first
+
+
+def _size(tree):
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def add_branch(params: Tensors, x: Float[Array, "B T D"], out: Float[Array, "B T D"], keep: Keep | None = None,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors, xavier
+from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors, family, xavier
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep, Noise
 from nasformer.types import EncoderSpec, LayerSpec, UserError
@@ -51,6 +51,10 @@ class EncoderNet:
 
   def kind(self, name: str) -> Kind:
     return dict(self.kinds)[name]
+
+  def family(self, name: str) -> str:
+    """The first of the kinds that this one shares its tensors with, and what travels up."""
+    return family(dict(self.kinds), name)
 
   # -- what a family says -------------------------------------------------------------------------------------------
 
@@ -110,9 +114,9 @@ class EncoderNet:
 
   def attention(self, kind: str, params: Tensors, x: Float[Array, "B T D"], keep: Keep | None = None,
                 noise: Noise | None = None, carry=None, mask: Mask | None = None) -> tuple[Float[Array, "B T D"], object]:
-    context = Context(mask, mask, grid=self.grid)
-    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, kind))
-    return x, blocks.passed(carry, kind, mine)
+    context, name = Context(mask, mask, grid=self.grid), self.family(kind)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, name))
+    return x, blocks.passed(carry, name, mine)
 
   def mlp_tensors(self, embed_dim: int, ffn_dim: int) -> dict[str, Tensor]:
     return blocks.mlp_tensors(embed_dim, ffn_dim)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors
+from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors, family
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep, Noise
 from nasformer.ops import masks
@@ -103,6 +103,10 @@ class TranslationNet:
   def kind(self, name: str) -> Kind:
     return dict(self.kinds)[name]
 
+  def family(self, name: str) -> str:
+    """The first of the kinds that this one shares its tensors with, and what travels up."""
+    return family(dict(self.kinds), name)
+
   @property
   def pre_norm(self) -> bool:
     return self.config.norm == "pre"
@@ -178,18 +182,18 @@ class TranslationNet:
   def attention(self, kind: str, params: Tensors, x: Float[Array, "B T D"], source_mask: Bool[Array, "B T"] | None,
                 causal: bool, keep: Keep | None = None, noise: Noise | None = None, carry=None):
     """Self-attention of the encoder (with its mask) or, causal, of the decoder."""
-    context = Context(source_mask, source_mask, causal=causal, stream=causal)
-    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, kind),
+    context, name = Context(source_mask, source_mask, causal=causal, stream=causal), self.family(kind)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, name),
                                      pre_norm=self.pre_norm)
-    return x, blocks.passed(carry, kind, mine)
+    return x, blocks.passed(carry, name, mine)
 
   def cross(self, kind: str, params: Tensors, x: Float[Array, "B T D"], source: Float[Array, "B S Dk"],
             mask: Bool[Array, "B S"], span: int, keep: Keep | None = None, noise: Noise | None = None, carry=None):
     """Attention of the decoder to `span` encoder layers, one after another along the length of the source."""
-    context = Context(key_mask=mask, stream=True, copies=span)
-    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, CROSS + kind),
+    context, name = Context(key_mask=mask, stream=True, copies=span), CROSS + self.family(kind)
+    x, mine = blocks.attention_block(self.kind(kind), params, x, context, keep, noise, blocks.found(carry, name),
                                      source=source, pre_norm=self.pre_norm)
-    return x, blocks.passed(carry, CROSS + kind, mine)
+    return x, blocks.passed(carry, name, mine)
 
   def mlp(self, params: Tensors, x: Float[Array, "B T D"], keep: Keep | None = None, noise: Noise | None = None):
     return blocks.mlp_block(self.config.activation, params, x, keep, noise, self.pre_norm)
@@ -329,18 +333,18 @@ class Sliced:
     x = net.embed(params["ends"], "target", tokens[:, None], spec.decoder_embed_dim, first=position)
     state, carry = dict(state), None
     for i, layer in enumerate(spec.decoder):
-      p, attend = params[f"decoder_{i}_attention"], net.kind(layer.kind)
+      p, attend, name = params[f"decoder_{i}_attention"], net.kind(layer.kind), net.family(layer.kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
       out, state[f"attention_{i}"], mine = attend.step(p, inner, state[f"attention_{i}"], position,
-                                                       blocks.found(carry, layer.kind), Context(residual=x))
-      carry = blocks.passed(carry, layer.kind, mine)
+                                                       blocks.found(carry, name), Context(residual=x))
+      carry = blocks.passed(carry, name, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
-      p, attend = params[f"decoder_{i}_cross"], net.kind(layer.cross_kind)
+      p, attend, name = params[f"decoder_{i}_cross"], net.kind(layer.cross_kind), CROSS + net.family(layer.cross_kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
       out, state[f"cross_{i}"], mine = attend.look(p, inner, state[f"cross_{i}"], position,
-                                                   blocks.found(carry, CROSS + layer.cross_kind),
+                                                   blocks.found(carry, name),
                                                    Context(residual=x, stream=True, copies=layer.span))
-      carry = blocks.passed(carry, CROSS + layer.cross_kind, mine)
+      carry = blocks.passed(carry, name, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       x = net.mlp(params[f"decoder_{i}_mlp"], x)
     return net.logits(params["ends"], net.finish(params["ends"], "decoder", x))[:, 0], state

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Mapping, Sequence
 
 import numpy as np
 
+from nasformer.attention.base import Kind
+from nasformer.attention.naming import label
 from nasformer.score.prices import UNIT_MS
 from nasformer.types import UserError
 
@@ -34,13 +36,15 @@ class Layers:
 
   Attributes:
     path: of the table, for messages.
-    times: milliseconds by length, by kind and form.
+    times: milliseconds by length, by label of a kind and form.
+    labels: of the kinds of this search, by their names in it.
     width: of a layer there.
     length: of the sequences of this search.
   """
 
   path: str
   times: Mapping[tuple[str, str], Mapping[int, float]]
+  labels: Mapping[str, str]
   width: int
   length: int
 
@@ -52,11 +56,11 @@ class Layers:
     """
     if role not in _FORMS:
       return 0
-    kind, form = sizes["kind"], _FORMS[role]
+    kind, form = self.labels[sizes["kind"]], _FORMS[role]
     found = self.times.get((kind, form))
     if found is None:
       raise UserError(f"{self.path} has no times of {kind!r} ({form}, forward): measure it with"
-                      f" experiments/bench/attention.py --kinds={kind} --modes={form} --what=forward")
+                      f" experiments/bench/attention.py --kinds='{kind}' --modes={form} --what=forward")
     if not min(found) <= self.length <= max(found):
       raise UserError(f"{self.path} has times of {kind!r} ({form}) from {min(found)} to {max(found)} tokens, and sequences here"
                       f" have {self.length}: measure that with experiments/bench/attention.py --lengths")
@@ -65,7 +69,7 @@ class Layers:
     return round(math.exp(line) * sizes["num_heads"] * sizes["head_dim"] / self.width / UNIT_MS)
 
 
-def layers(rows: Sequence[Mapping[str, Any]], path: str, length: int, device: str) -> Layers:
+def layers(rows: Sequence[Mapping[str, Any]], path: str, length: int, device: str, kinds: Mapping[str, Kind]) -> Layers:
   """The table.
 
   Args:
@@ -73,6 +77,7 @@ def layers(rows: Sequence[Mapping[str, Any]], path: str, length: int, device: st
     path: of that.
     length: of the sequences of this search.
     device: on which it must have been measured.
+    kinds: attention kinds of this search, by name; the table has them under their labels.
 
   Raises:
     UserError: it is empty, no such table, or of another device.
@@ -85,4 +90,4 @@ def layers(rows: Sequence[Mapping[str, Any]], path: str, length: int, device: st
   for row in rows[1:]:
     if row["what"] == "forward":
       times.setdefault((row["kind"], row["mode"]), {})[row["length"]] = row["ms"]  # the last measurement counts
-  return Layers(path, times, rows[0]["width"], length)
+  return Layers(path, times, {name: label(kind) for name, kind in kinds.items()}, rows[0]["width"], length)

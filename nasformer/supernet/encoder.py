@@ -49,8 +49,7 @@ class Supernet:
     embed, ffn = max(self.space.embed_dim), max(self.space.ffn_dims(max(self.space.embed_dim)))
     cuts = [self._attention_cut(embed, kind, max(self.space.heads)) for kind in self.space.kinds]
     cuts.append(self._mlp_cut(embed, ffn))
-    layers = {cut.names[name]: tensor for cut in cuts for name, tensor in cut.declared.items()}
-    return {"stem": self.net.stem_tensors(embed), "layers": layers, "head": self.net.head_tensors(embed)}
+    return {"stem": self.net.stem_tensors(embed), "layers": slicing.union(cuts), "head": self.net.head_tensors(embed)}
 
   def init(self, key: Array) -> dict:
     stem, layers, head = jax.random.split(key, 3)
@@ -65,10 +64,12 @@ class Supernet:
     layer_on = jnp.arange(space.max_depth) < reading.depth
     keep = self._keep(reading)
     alive = {"embed": keep.embed, "heads": keep.heads, "ffn": keep.ffn}
-    users = slicing.users([self._attention_cut(1, kind, 1)] for kind in space.kinds)
+    users = slicing.users([self._attention_cut(max(space.embed_dim), kind, max(space.heads))] for kind in space.kinds)
 
     def of_layer(name, tensor):
-      return slicing.used(tensor, alive, layer_on & jnp.isin(reading.kind, users[name]) if name in users else layer_on)
+      if name not in users:
+        return slicing.used(tensor, alive, layer_on)
+      return slicing.used_by(users[name], tensor, alive, layer_on, reading.kind)
 
     declared = self.declared
     return {"stem": {name: slicing.used(tensor, alive) for name, tensor in declared["stem"].items()},
@@ -87,7 +88,7 @@ class Supernet:
   def _attention_cut(self, embed_dim: int, kind: str, num_heads: int) -> slicing.Cut:
     declared = self.net.attention_tensors(embed_dim, LayerSpec(kind, num_heads, self.space.head_dim, 0))
     common = (*blocks.norm_tensors(embed_dim), *slicing.common(self.net.kind(kind).alike, self.share_projections))
-    names = {name: f"attention.{name}" if name in common else f"{kind}.{name}" for name in declared}
+    names = {name: f"attention.{name}" if name in common else f"{self.net.family(kind)}.{name}" for name in declared}
     return slicing.Cut(declared, names, declared)
 
   def _mlp_cut(self, embed_dim: int, ffn_dim: int) -> slicing.Cut:
@@ -118,7 +119,7 @@ class Supernet:
     mask = net.real(inputs)
     aux = {"reading": reading, "keep": keep, "key": key, "mask": mask}
     x = net.stem(slicing.plain(net.stem_tensors(embed_dim)).take(params["stem"]), inputs, whole)
-    carry = blocks.first_carry({kind: net.kind(kind) for kind in self.space.kinds},
+    carry = blocks.first_carry([(net.family(kind), net.kind(kind)) for kind in self.space.kinds],
                                Sizes(embed_dim, max(self.space.heads), self.space.head_dim, grid=net.grid), x)
     (x, _), _ = form.layers(self._blocks(embed_dim), reading.depth, self.space.max_depth, (x, carry), params["layers"],
                             None, aux)

@@ -8,12 +8,14 @@ kinds or layers can share tensors without new code.
 """
 
 import dataclasses
+import functools
+import math
 from typing import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from nasformer.attention.base import Tensor, Tensors
 
@@ -87,22 +89,26 @@ def divided(declared: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]
 
 
 def union(cuts: Iterable[Cut]) -> dict[str, Tensor]:
-  """Every stored tensor of some cuts, of a size that the parts of all of them fit into."""
+  """Every stored tensor of some cuts, of a size that the parts of all of them fit into, and drawn like the largest part."""
   stored: dict[str, Tensor] = {}
   for cut in cuts:
     for name, tensor in cut.stored.items():
       one = stored.setdefault(cut.names[name], tensor)
-      stored[cut.names[name]] = dataclasses.replace(one, shape=tuple(map(max, one.shape, tensor.shape)))
+      most = max(one, tensor, key=lambda each: math.prod(each.shape))
+      stored[cut.names[name]] = dataclasses.replace(most, shape=tuple(map(max, one.shape, tensor.shape)))
   return stored
 
 
-def users(cuts: Iterable[Iterable[Cut]]) -> dict[str, np.ndarray]:
-  """Which of several choices use each stored tensor, by number, where every choice has these cuts."""
-  found: dict[str, list[int]] = {}
+Users = Mapping[tuple[int, ...], list[int]]  # numbers of choices by the size of the leading part that they use
+
+
+def users(cuts: Iterable[Iterable[Cut]]) -> dict[str, Users]:
+  """Which of several choices use which part of each stored tensor, where every choice has these cuts."""
+  found: dict[str, dict[tuple[int, ...], list[int]]] = {}
   for number, mine in enumerate(cuts):
-    for name in dict.fromkeys(name for cut in mine for name in cut.names.values()):
-      found.setdefault(name, []).append(number)
-  return {name: np.array(numbers) for name, numbers in found.items()}
+    for name, tensor in union(mine).items():
+      found.setdefault(name, {}).setdefault(tensor.shape, []).append(number)
+  return found
 
 
 def _lead(leaf, shape, layer):
@@ -130,3 +136,25 @@ def used(tensor: Tensor, alive: Mapping[str, Bool[Array, "*L size"]], layers: Bo
       shape[0] = alive[axis].shape[0] if alive[axis].ndim == 2 else shape[0]
       mask = mask & alive[axis].reshape(shape)
   return mask
+
+
+def used_by(users: Users, tensor: Tensor, alive: Mapping[str, Bool[Array, "*L size"]], layers: Bool[Array, "L"],
+            chosen: Int[Array, "L"]) -> Array:
+  """The same of a tensor that only some choices use, or use some part of.
+
+  Args:
+    users: which.
+    tensor: as for `used`.
+    alive: likewise.
+    layers: likewise.
+    chosen: number of the choice of each layer.
+  """
+
+  def part(shape, numbers):
+    mask = used(tensor, alive, layers & jnp.isin(chosen, jnp.array(numbers)))
+    for position, (size, whole) in enumerate(zip(shape, tensor.shape)):
+      if size < whole:
+        mask = mask & (np.arange(whole) < size).reshape([-1 if i == position else 1 for i in range(len(shape))])
+    return mask
+
+  return functools.reduce(jnp.logical_or, (part(shape, numbers) for shape, numbers in users.items()))

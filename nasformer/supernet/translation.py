@@ -7,7 +7,6 @@ heads and brought into shape, and a block has a branch for every number.
 
 import dataclasses
 import functools
-import itertools
 from typing import Any, Literal
 
 import jax
@@ -53,16 +52,21 @@ class TranslationSupernet:
     """Every stored tensor at its largest size; those of "encoder" and "decoder" are stored once per layer."""
     space = self.space
     encoder, decoder = max(space.encoder_embed_dim), max(space.decoder_embed_dim)
-    every = lambda cut, kinds, heads, *dims: [cut(*dims, *pair) for pair in itertools.product(kinds, heads)]
-    cuts = {
-        "encoder": [*every(self._attention_cut, space.encoder_kinds, space.encoder_heads, "encoder", encoder),
-                    self._mlp_cut(encoder, max(space.encoder_ffn_dim))],
-        "decoder": [*every(self._attention_cut, space.decoder_kinds, space.decoder_heads, "decoder", decoder),
-                    *every(self._cross_cut, space.cross_kinds, space.cross_heads, decoder, encoder),
-                    self._mlp_cut(decoder, max(space.decoder_ffn_dim))],
-    }
-    stored = {side: slicing.union(mine) for side, mine in cuts.items()}
+    mlps = {"encoder": self._mlp_cut(encoder, max(space.encoder_ffn_dim)),
+            "decoder": self._mlp_cut(decoder, max(space.decoder_ffn_dim))}
+    every = lambda side: [cut for module in self._attention_cuts(side) for cuts in module for cut in cuts]
+    stored = {side: slicing.union([*every(side), mlp]) for side, mlp in mlps.items()}
     return {"ends": self.net.ends_tensors(encoder, decoder), **stored}
+
+  def _attention_cuts(self, side: str) -> list[list[list[slicing.Cut]]]:
+    """Of every attention module of a layer, by kind, for every number of heads, in the largest network."""
+    space = self.space
+    encoder, decoder = max(space.encoder_embed_dim), max(space.decoder_embed_dim)
+    every = lambda cut, kinds, heads, *dims: [[cut(*dims, kind, number) for number in heads] for kind in kinds]
+    if side == "encoder":
+      return [every(self._attention_cut, space.encoder_kinds, space.encoder_heads, side, encoder)]
+    return [every(self._attention_cut, space.decoder_kinds, space.decoder_heads, side, decoder),
+            every(self._cross_cut, space.cross_kinds, space.cross_heads, decoder, encoder)]
 
   def init(self, key: Array) -> dict:
     ends, encoder, decoder = jax.random.split(key, 3)
@@ -83,9 +87,7 @@ class TranslationSupernet:
     def of_layers(side):
       rows = getattr(reading, side)
       on = jnp.arange(len(rows["ffn_dim"])) < getattr(reading, f"{side}_depth")
-      users = slicing.users([self._attention_cut(side, 1, kind, 1)] for kind in space.fields[side]["kind"])
-      if side == "decoder":
-        users |= slicing.users([self._cross_cut(1, 1, kind, 1)] for kind in space.cross_kinds)
+      users = {name: mine for module in self._attention_cuts(side) for name, mine in slicing.users(module).items()}
 
       def of_tensor(name, tensor):
         module = name.partition(".")[0]
@@ -97,7 +99,7 @@ class TranslationSupernet:
         number = jnp.asarray(options)[rows[heads]]
         alive["heads"] = jax.vmap(lambda n: masks.leading(max(options), n))(number)
         alive["head_dim"] = jax.vmap(lambda n: masks.leading(space.qkv_dim // min(options), n))(space.qkv_dim // number)
-        return slicing.used(tensor, alive, on & jnp.isin(rows[gene], users[name]))
+        return slicing.used_by(users[name], tensor, alive, on, rows[gene])
 
       return {name: of_tensor(name, tensor) for name, tensor in self.declared[side].items()}
 
@@ -130,7 +132,7 @@ class TranslationSupernet:
 
   def _cut(self, declared, module, kind, most_heads) -> slicing.Cut:
     common = (*blocks.norm_tensors(1), *slicing.common(self.net.kind(kind).alike, self.share_projections))
-    names = {name: f"{module}.{name}" if name in common else f"{module}.{kind}.{name}" for name in declared}
+    names = {name: f"{module}.{name}" if name in common else f"{module}.{self.net.family(kind)}.{name}" for name in declared}
     return slicing.Cut(declared, names, slicing.divided(declared, most_heads))
 
   def _mlp_cut(self, dim, ffn_dim) -> slicing.Cut:
@@ -186,12 +188,13 @@ class TranslationSupernet:
   def _first_carry(self, side: str, x: Float[Array, "B T D"]) -> dict[str, Any]:
     heads = max(self.space.fields[side]["num_heads"])
     sizes = Sizes(x.shape[-1], heads, self.space.qkv_dim // heads, causal=side == "decoder")
-    return blocks.first_carry({kind: self.net.kind(kind) for kind in self.space.placed[side]}, sizes, x)
+    return blocks.first_carry([(self.net.family(kind), self.net.kind(kind)) for kind in self.space.placed[side]], sizes, x)
 
   def _first_cross_carry(self, x: Float[Array, "B T D"], keys: int) -> dict[str, Any]:
     heads = max(self.space.cross_heads)
     sizes = Sizes(x.shape[-1], heads, self.space.qkv_dim // heads, max(self.space.encoder_embed_dim))
-    return blocks.first_carry({CROSS + kind: self.net.kind(kind) for kind in self.space.cross_kinds}, sizes, x, keys)
+    kinds = [(CROSS + self.net.family(kind), self.net.kind(kind)) for kind in self.space.cross_kinds]
+    return blocks.first_carry(kinds, sizes, x, keys)
 
   def _encoder_blocks(self, dim: int) -> tuple[Block, ...]:
     return (self._attention_block("encoder", dim, False), self._mlp_block("encoder", dim, 1))

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.attention.base import Context, Core, Count, Kind, Sizes, Tensor, project, xavier
+from nasformer.attention.base import Context, Core, Count, Kind, Sizes, Tensor, family, project, xavier
+from nasformer.attention.luna import Luna
+from nasformer.attention.mega import Mega
+from nasformer.attention.naming import label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,3 +109,17 @@ def test_a_kind_must_say_what_it_does():
                lambda: Core().core_count(SELF, 1, 1, False), lambda: Core().attend({}, *[None] * 4)):
     with pytest.raises((NotImplementedError, TypeError)):
       call()
+
+
+def test_a_family_differs_in_elastic_sizes_only():
+  kinds = {"long": Mega(), "short": Mega(ema_dim=4), "chunks": Mega(chunk_size=8, ema_dim=4), "other": Mega(max_length=9),
+           "smaller": Mega(chunk_size=4), "luna": Luna(), "more": Luna(99), "plain": Sum(), "same": Sum()}
+  assert {name: family(kinds, name) for name in kinds} == {
+      "long": "long", "short": "long", "chunks": "chunks", "other": "other", "smaller": "chunks", "luna": "luna",
+      "more": "luna", "plain": "plain", "same": "plain"}
+
+
+def test_labels_say_what_is_unusual():
+  assert [label(kind) for kind in (Luna(), Luna(8), Mega(max_length=9), Mega(chunk_size=8, activation="laplace"))] == [
+      "luna", "luna(memory_length=8)", "mega", "mega(chunk_size=8 activation=laplace)"]
+  assert label(Sum()) == f"{__name__}:Sum"

@@ -345,9 +345,11 @@ def _turned(name, tensor):
   """A parameter with the past and the future exchanged."""
   if name == "distance_bias" and tensor.ndim == 2:  # T5's buckets: the past and no distance, then the future
     return np.concatenate([tensor[:, :1], np.roll(tensor, tensor.shape[1] // 2, 1)[:, 1:]], 1)
+  if name == "distance_bias":  # Mega's: no distance, then past and future in turn
+    return np.append(tensor[:1], tensor[1:].reshape(-1, 2)[:, ::-1])
   if name == "position_bias":
     return tensor[:, ::-1]
-  return tensor[::-1] if name in ("relative", "distance_bias") or name.startswith("ema_") else tensor
+  return tensor[::-1] if name == "relative" or name.startswith("ema_") else tensor
 
 
 def test_a_sequence_turned_round_gives_the_output_turned_round(name):

@@ -185,6 +185,16 @@ def test_what_comes_from_below_is_added_to_the_slots():
   close(ours(SMALL, p, x, x, Context(), first), ours(SMALL, p, x, x, Context()))
 
 
+@pytest.mark.parametrize("number", [2, 6])
+def test_a_memory_of_another_length_comes_from_below(number):
+  """Slots that a layer lacks travel on; those that are missing are zero."""
+  p, x, carry = weights(SMALL), draw(50, 2, 5, 6), draw(52, 2, number, 6)
+  out, after = ours(SMALL, p, x, x, Context(), carry)
+  want, mine = ours(SMALL, p, x, x, Context(), np.pad(carry, ((0, 0), (0, 4), (0, 0)))[:, :4])
+  close((out, after[:, :4]), (want, mine))
+  np.testing.assert_array_equal(after[:, 4:], carry[:, 4:])
+
+
 def test_order_means_nothing():
   p, x, order = weights(SMALL), draw(50, 2, 7, 6), np.random.default_rng(0).permutation(7)
   close(ours(SMALL, p, x, x[:, order], Context()), ours(SMALL, p, x, x, Context()))

@@ -21,7 +21,7 @@ FORMS = {"softmax": Mega(max_length=9), "laplace": Mega(activation="laplace", ma
          "relu2": Mega(activation="relu2", ema_dim=3), "paper": Mega(paper_ema=True),
          "transforms": Mega(average="transforms"), "chunks": Mega(chunk_size=4),
          "laplace_chunks": Mega(chunk_size=3, activation="laplace"),
-         "one_chunk": Mega(chunk_size=20)}
+         "one_chunk": Mega(chunk_size=20), "narrow": Mega(query_dim=2, ema_dim=5)}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def averages(kind, p, x, causal):
 def attended(kind, q, k, v, table, sees):
   """One example; query i sees key j where sees[i, j]."""
   lag = np.where(sees, np.arange(len(k)) - np.arange(len(q))[:, None], 0)
-  bias, number = table[(len(table) - 1) // 2 + lag], np.maximum(sees.sum(1, keepdims=True), 1)
+  bias, number = table[2 * abs(lag) - (lag < 0)], np.maximum(sees.sum(1, keepdims=True), 1)
   if kind.activation == "softmax":
     w = np.exp(q @ k.T / math.sqrt(q.shape[1]) + bias) * sees
     return w @ v / np.where(sees.any(1, keepdims=True), w.sum(1, keepdims=True), 1)
@@ -221,7 +221,7 @@ def test_without_averages_it_is_gated_softmax_attention(table):
   z = silu(x @ p["shared"] + p["shared_bias"])
   q, k = (np.repeat((z * p[f"{role}_scale"] + p[f"{role}_bias"])[:, :, None], 2, 2) for role in ("query", "key"))
   v = silu(np.einsum("btd,dnh->btnh", x, p["value"]) + p["value_bias"])
-  past = p["distance_bias"][kind.max_length - 1 - np.arange(16)]
+  past = p["distance_bias"][np.append(0, 2 * np.arange(1, 16) - 1)]
   bias = {"distance_bias": np.tile(np.append(past, np.zeros(16)), (2, 1))}
   o = jax.jit(lambda *x: SoftmaxT5().attend(*x, Context(causal=True)))(bias, q, k, v)
   o = o * silu(np.einsum("btd,dnh->btnh", x, p["gate"]) + p["gate_bias"])

@@ -25,6 +25,10 @@ from nasformer.supernet.encoder import Supernet
 from nasformer.supernet.translation import TranslationSupernet
 
 KINDS = {name: registry.lookup(attention.TABLE, name)() for name in attention.TABLE}
+LESS = {f"{name} less": dataclasses.replace(kind, **{field: getattr(kind, field) // 2 for field in kind.elastic
+                                                     if getattr(kind, field) is not None})
+        for name, kind in KINDS.items() if kind.elastic}  # with other sizes of their own
+EVERY = tuple((KINDS | LESS).items())
 CARRIES = [name for name, kind in KINDS.items() if kind.first_carry(Sizes(1, 1, 1), 1, 1, jnp.float32) is not None]
 SPACES = {name: registry.lookup(space.TABLE, name)() for name in space.TABLE}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
@@ -54,7 +58,7 @@ class Images:
   other = inputs.at[1].set(255 - inputs[1])
 
   def net(self, name):
-    return VisionNet(Vision(2), (4, 6, 2), 3, tuple(KINDS.items()), (100.0, 120.0), (60.0, 50.0))
+    return VisionNet(Vision(2), (4, 6, 2), 3, EVERY, (100.0, 120.0), (60.0, 50.0))
 
   def shrunk(self, name, kinds):
     """The same class of space with short lists of small sizes."""
@@ -75,7 +79,7 @@ class Images:
   def full_size(self, name):
     """The space with every kind, networks of its sizes, and the shape of one image."""
     this = dataclasses.replace(SPACES[name], kinds=self.able)
-    net = VisionNet(Vision(8), (64, 64, 3), 10, tuple(KINDS.items()))
+    net = VisionNet(Vision(8), (64, 64, 3), 10, EVERY)
     return this, net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
 
   def few(self, name, this):
@@ -95,14 +99,14 @@ class Texts(Images):
   other = Rows(inputs.values.at[1].set(jnp.array([6, 2, 4, 8, 8])), inputs.length.at[1].set(3))
 
   def net(self, name):
-    return SequenceNet(Sequence(2, "sinusoidal", "max"), self.source, 6, 3, tuple(KINDS.items()), 10)
+    return SequenceNet(Sequence(2, "sinusoidal", "max"), self.source, 6, 3, EVERY, 10)
 
   def loss(self, logits):
     return smoothed_cross_entropy(logits, jnp.array([0, 2, 1, 1]), 0.1).mean()
 
   def full_size(self, name):
     this, _, _ = super().full_size(name)
-    net = SequenceNet(Sequence(), self.source, 128, 10, tuple(KINDS.items()), max(this.embed_dim))
+    net = SequenceNet(Sequence(), self.source, 128, 10, EVERY, max(this.embed_dim))
     return this, net, jax.eval_shape(lambda: Rows(self.source.example(1, 128), jnp.array([128])))
 
 
@@ -130,17 +134,18 @@ class Translations:
   def able(self, module, kinds, divides=True):
     """The kinds that can work in this module, where heads divide a fixed width or are always of one number."""
     needs = [need for need in (self.modules[module], "divides" if divides else None) if need]
-    return [kind for kind in kinds if all(getattr(KINDS[kind].can, need) for need in needs) and not KINDS[kind].can.grid]
+    can = {name: kind.can for name, kind in EVERY}
+    return [kind for kind in kinds if all(getattr(can[kind], need) for need in needs) and not can[kind].grid]
 
   def net(self, name):
     number = rows_like(name).index(name)
     embeddings = ("joint", "decoder", "separate")[number % 3]
     config = Translation(("post", "pre")[number % 2], embeddings, ("relu", "gelu")[number // 2 % 2])
-    return TranslationNet(config, 11, 11 if embeddings == "joint" else 13, tuple(KINDS.items()), (8, 8))
+    return TranslationNet(config, 11, 11 if embeddings == "joint" else 13, EVERY, (8, 8))
 
   def shrunk(self, name, kinds):
     number, fields = rows_like(name).index(name), {}
-    divides = all(KINDS[kind].can.divides for kind in kinds)
+    divides = all(dict(EVERY)[kind].can.divides for kind in kinds)
     for turn, module in enumerate(self.modules):
       able = self.able(module, kinds or KINDS, divides)
       fields[f"{module}_kinds"] = tuple(able) if kinds else portion(able, name, turn)
@@ -165,7 +170,7 @@ class Translations:
     able = {f"{module}_kinds": tuple(self.able(module, KINDS)) for module in self.modules}
     this, tokens = dataclasses.replace(SPACES[name], **able), jax.ShapeDtypeStruct((1, 30), jnp.int32)
     widths = max(this.encoder_embed_dim), max(this.decoder_embed_dim)
-    net = TranslationNet(Translation(count_vocabulary=True), 100, 100, tuple(KINDS.items()), widths)
+    net = TranslationNet(Translation(count_vocabulary=True), 100, 100, EVERY, widths)
     return this, net, Pair(tokens, tokens)
 
   def few(self, name, this):

@@ -20,6 +20,7 @@ quick = functools.partial(jax.jit, compiler_options=QUICK)
 RATIO = ("autoformer_tiny", ("softmax",))  # a case whose MLP widths are multiples of the model's
 PRE = ("ranknas_iwslt", ("linear",), 2)  # of two networks that translate
 KINDS = {name: registry.lookup(attention.TABLE, name).can for name in attention.TABLE}
+ELASTIC = [name for name in attention.TABLE if registry.lookup(attention.TABLE, name).elastic]
 TEXTS = ("texts:tiny", tuple(name for name, can in KINDS.items() if not can.grid))  # padded rows of unequal lengths
 SERIES = ("series:tiny", ("linear",), 3)
 CARRY = ("tiny", ("evolving", "linear"), (  # a kind that passes something on to more heads and fewer, and one between
@@ -28,6 +29,10 @@ CARRY = ("tiny", ("evolving", "linear"), (  # a kind that passes something on to
 NEVER_DIVIDE = tuple(name for name, can in KINDS.items() if not can.divides)  # which other translation spaces lack
 CARRY_CROSS = ("hat_iwslt", NEVER_DIVIDE, tuple(  # and between decoder layers that look at one encoder layer, then at three
     f"*kind={name}; encoder_embed_dim=6; decoder_depth=2; decoder.0.span=1; decoder.1.span=3" for name in NEVER_DIVIDE))
+FAMILIES = ("tiny", (*ELASTIC, *(f"{name} less" for name in ELASTIC)), (  # kinds with fewer of what is their own, and with all
+    "depth=3; layer.[02].kind=luna; layer.1.kind=luna less", *(
+        "depth=3; " + "; ".join(f"layer.{i}.kind={ELASTIC[(first + i) % len(ELASTIC)]} less" for i in range(3))
+        for first in range(0, len(ELASTIC), 3))))
 BUDGET = ("wide", ("softmax", "linear"), "many")  # of up to three layers that share heads unevenly
 CARRY_TEXTS = ("texts:tiny", ("luna", "linear"))  # another, of padded rows
 over_sequences = pytest.mark.parametrize("of", [TEXTS, SERIES], ids=["texts", "series"])
@@ -64,7 +69,7 @@ def test_logits_are_those_of_the_sliced_network(case, name, turn, num):
 
 
 @over_turns
-@pytest.mark.parametrize("of", [TEXTS, SERIES, CARRY_CROSS], ids=["texts", "series", "carry_cross"])
+@pytest.mark.parametrize("of", [TEXTS, SERIES, CARRY_CROSS, FAMILIES], ids=["texts", "series", "carry_cross", "families"])
 def test_logits_of_more_cases_are_those_of_the_sliced_network(case, of, turn):
   this, form = case(*of), form_of(of[0], turn)
   close(np.stack([this.forward(form)(this.params, genes, this.inputs) for genes in this.genes]), this.logits)
@@ -84,9 +89,9 @@ def test_padding_further_changes_nothing(case, form):
 @pytest.mark.parametrize("of, form", [
     (RATIO, "exact"), (PRE, "masked"), (CARRY, "masked"),
     *(pytest.param(of, "masked", marks=pytest.mark.slow) for of in (
-        CARRY_TEXTS, BUDGET, ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna",), 2),
+        FAMILIES, CARRY_TEXTS, BUDGET, ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna", "luna less"), 4),
         ("ranknas_iwslt", ("eit", "evolving"), 2)))
-], ids=["mlp_ratio", "translation", "carry", "texts", "budget", "ffn_dim", "translation_kinds", "translation_carry",
+], ids=["mlp_ratio", "translation", "carry", "families", "texts", "budget", "ffn_dim", "translation_kinds", "translation_carry",
         "translation_heads"])
 def test_gradients_are_those_of_the_sliced_network(case, of, form, turn):
   this, form = case(*of), FORMS[(FORMS.index(form) + turn) % 2]
@@ -98,7 +103,7 @@ def test_gradients_are_those_of_the_sliced_network(case, of, form, turn):
 
 @pytest.mark.parametrize("chunk, of", [(3, RATIO), (2, PRE), *(
     pytest.param(chunk, of, marks=pytest.mark.slow) for chunk, of in (
-        (2, CARRY), (3, BUDGET), (4, ("tiny", (), "many")), (1, ("vision", ("linear",))), (2, CARRY_TEXTS)))])
+        (2, CARRY), (3, FAMILIES), (3, BUDGET), (4, ("tiny", (), "many")), (1, ("vision", ("linear",))), (2, CARRY_TEXTS)))])
 def test_shared_is_the_sliced_network(case, chunk, of):
   """Values, and slopes of the loss along a random direction (a loop of traced length has no reverse mode)."""
   this, rng = case(*of), np.random.default_rng(1)

@@ -100,8 +100,21 @@ def test_a_divided_width_holds_every_number_of_heads():
 
 
 def test_users_of_stored_tensors():
-  """By the number of the choice; a tensor that one choice needs in several shapes has it once."""
-  w = {"w": Tensor((2,), (None,), ZEROS)}
-  cut = lambda name: slicing.Cut(w, {"w": name}, w)
-  found = slicing.users([[cut("all"), cut("mine")], [cut("all"), cut("all")]])
-  assert {name: numbers.tolist() for name, numbers in found.items()} == {"all": [0, 1], "mine": [0]}
+  """By the number of the choice; one that needs a tensor in several shapes needs the part that they all fit into."""
+
+  def cut(name, size):
+    w = {"w": Tensor((size, 5 - size), (None, "embed"), ZEROS)}
+    return slicing.Cut(w, {"w": name}, w)
+
+  found = slicing.users([[cut("all", 2), cut("mine", 1)], [cut("all", 2), cut("all", 3)], [cut("all", 2)]])
+  assert found == {"all": {(2, 3): [0, 2], (3, 3): [1]}, "mine": {(1, 4): [0]}}
+
+
+def test_used_by_choices_of_several_sizes():
+  """Layer by layer: the first choice uses less than the second, the third nothing."""
+  alive, layers = {"embed": jnp.array([True, True, False])}, jnp.array([True, True, True, False])
+  users, tensor = {(2, 3): [0], (4, 3): [1]}, Tensor((4, 3), (None, "embed"), ZEROS)
+  want = np.zeros((4, 4, 3), bool)
+  want[0, :2, :2] = want[1, :, :2] = True
+  used = slicing.used_by(users, tensor, alive, layers, jnp.array([0, 1, 2, 1]))
+  np.testing.assert_array_equal(np.broadcast_to(used, want.shape), want)
