@@ -199,7 +199,8 @@ class Experiment:
     data: what is learned.
     space: what can be chosen.
     task: network, loss and metrics.
-    kinds: attention kinds that the space uses, by name, with their settings.
+    kinds: attention kinds that the space uses, by name, with their settings. One kind may be there under several names; where
+      only elastic sizes differ, as in {"luna_8": Luna(8), "luna_64": Luna(64)}, they share their tensors in the supernet.
     share_projections: what the kinds of a layer have in common in the supernet, so that it takes less memory and every kind's
       training reaches the others: "none" of their projections (OpenNLPLab/mixFormer), "values", whose projections and those of
       outputs mean the same whatever the weights are made of, or "all" four.

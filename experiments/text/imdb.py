@@ -14,6 +14,8 @@ in any way; it wants an accelerator.
 import dataclasses
 
 from nasformer import config
+from nasformer.attention.favor import Favor
+from nasformer.attention.luna import Luna
 from nasformer.attention.mega import Mega
 from nasformer.data.imdb import Imdb
 from nasformer.experiment import Experiment, Limits, Search, Training
@@ -28,14 +30,14 @@ from nasformer.types import UserError
 
 
 def full():
-  kinds = ("softmax", "linear", "cosformer", "favor", "luna", "mega")
+  kinds = ("softmax", "linear", "cosformer", "favor_64", "favor_16", "luna_64", "luna_16", "mega")
   train = Training(steps=20_000, batch_size=32, report_every=100, checkpoint_every=1000,
                    optimizer=Optimizer(peak_lr=1e-3, warmup_steps=2000, weight_decay=0.05, clip_norm=1.0))
   return Experiment(
       data=Imdb(),
       space=Wide(kinds=kinds),
       task=TextClassification(net=Sequence(dropout=0.1)),
-      kinds={"mega": Mega(chunk_size=128)},
+      kinds={"favor_64": Favor(4), "favor_16": Favor(1), "luna_64": Luna(64), "luna_16": Luna(16), "mega": Mega(chunk_size=128)},
       train=train,
       search=Search(score="accuracy", batch_size=32, limits=Limits(flops=1.6e10),
                     arms={"mixed": "", "softmax": "layer.*.kind=softmax", "linear": "layer.*.kind=linear"}),

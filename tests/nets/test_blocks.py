@@ -5,6 +5,7 @@ import pytest
 
 from nasformer import attention, registry
 from nasformer.attention.base import Context, Sizes
+from nasformer.attention.luna import Luna
 from nasformer.attention.softmax import Softmax
 from nasformer.nets import blocks
 from nasformer.nets.blocks import Keep, Noise
@@ -89,7 +90,7 @@ def test_what_travels_is_kept_by_kind():
 
 def test_what_the_first_layer_finds():
   """Of kinds that pass something on only; a layer that is given it says what it says if it is given nothing."""
-  first = blocks.first_carry(KINDS, Sizes(6, 3, 4), X)
+  first = blocks.first_carry(KINDS.items(), Sizes(6, 3, 4), X)
   assert {"luna", "evolving"} <= first.keys() and not {"softmax", "linear", "mega"} & first.keys()
   for name, carry in first.items():
     params = draw(attention_tensors(KINDS[name]))
@@ -97,6 +98,8 @@ def test_what_the_first_layer_finds():
     without, other = blocks.attention_block(KINDS[name], params, X, Context())
     jax.tree.map(lambda a, b: close(a, b, 1e-5), (with_it, after), (without, other))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, carry)
+  family = blocks.first_carry([("luna", Luna(number)) for number in (2, 7, 5)], Sizes(6, 3, 4), X)
+  assert family["luna"].shape == (len(X), 7, 6)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
