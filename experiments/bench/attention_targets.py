@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasformer import attention, registry, workdir
-from nasformer.attention import luna, nprf, softmax
+from nasformer.attention import kernel, luna, nprf, softmax
 from nasformer.attention.base import Context, Kind, Sizes, Tensor
 from nasformer.nets import blocks
 from nasformer.store.writers import JsonlWriter
@@ -208,6 +208,22 @@ def of_layers():
         jax.clear_caches()
 
 
+def of_chunks():
+  """Chunks of the causal scan, beside those of the size in use: on another device another size may be better."""
+  sizes = [kernel.CHUNK * 2**i // 2 for i in range(4)]
+  for name in ("linear", "cosformer", "momentum", "favor"):
+    programs = {}
+    for size in sizes:
+      with unittest.mock.patch.object(kernel, "CHUNK", size):
+        programs[size] = program(kind_of(name, _LENGTH.value), _LENGTH.value, causal=True, training=True)
+    seconds = race(programs)
+    for size in sizes:
+      wanted = None if size == kernel.CHUNK else 0.95
+      yield (f"{name}, causal, training: chunks of {size} / of {kernel.CHUNK}", seconds[size] / seconds[kernel.CHUNK], "at least",
+             wanted, seconds[size])
+    jax.clear_caches()
+
+
 def of_pytorch():
   try:
     import torch  # no part of the installation
@@ -251,7 +267,7 @@ def of_growth():
 
 
 PARTS = {"softmax": of_softmax, "linear": of_linear, "memory": of_memory, "nprf": of_nprf, "short": of_short,
-         "layers": of_layers, "growth": of_growth, "pytorch": of_pytorch}
+         "layers": of_layers, "growth": of_growth, "chunks": of_chunks, "pytorch": of_pytorch}
 _PARTS = flags.DEFINE_multi_enum("part", [name for name in PARTS if name != "pytorch"], list(PARTS),
                                  "What is measured; all but pytorch if left out.")
 

@@ -20,8 +20,8 @@ from nasformer.attention import chunks
 from nasformer.attention.base import Context, Core, Count, Tensors
 from nasformer.ops import masks
 
-# Both measured at 8,192 positions, 8 heads of 64 on two cores: forward and backward of chunks of 32, 64, 128 and 256 take 241,
-# 237, 399 and 464 ms for 64 features and 753, 829, 1057 and 1374 ms for 256; 64 keeps half as many states as 32.
+# Both measured (experiments/bench/attention_targets.py --part=chunks): forward and backward of 8,192 positions, 8 heads of 64, in
+# chunks of 32, 64, 128 and 256 take two cores 112, 89, 96 and 137 ms for 64 features, and 373, 324, 364 and 453 ms for 256.
 CHUNK = 64  # most positions in a chunk of the causal form
 BLOCK = 512  # most positions whose features are made at once where nothing is causal
 
