@@ -61,6 +61,6 @@ def test_one_file_and_one_row(kind, tmp_path, count_products):
   params = Checkpoints(run.model_dir("derived", "new", 0)).restore(shapes["params"])
   sliced, source = Sliced(run.supernet.net, spec), np.array([[7, 9, EOS, PAD], [11, 8, 12, EOS]], np.int32)
   tokens = jax.jit(decoding.generate, static_argnums=(0, 3))(sliced, params, source, 5)
-  logits = network.apply({"params": params}, Pair(jax.numpy.asarray(source), tokens))
+  logits = jax.jit(network.apply)({"params": params}, Pair(jax.numpy.asarray(source), tokens))
   chosen = np.take_along_axis(np.asarray(logits), np.asarray(tokens)[..., None], -1)[..., 0]
   np.testing.assert_allclose(chosen, np.asarray(logits).max(-1), atol=1e-4)  # word by word, what all at once would say

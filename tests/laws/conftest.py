@@ -249,9 +249,16 @@ class Case:
     return quick(jax.grad(lambda p, g: self.loss(run(p, g, self.inputs)), has_aux=True))
 
 
-@functools.cache
 def make_case(name, kinds=(), num=None):
-  """With so many random genomes: a number, or "many"; or one by each of some rules; or as few as cover the space."""
+  """With so many random genomes: a number, or "many"; or one by each of some rules; or as few as cover the space.
+
+  Asked for again, in whatever way, it is the same case, with the programs that are compiled already.
+  """
+  return made(name, kinds, num)
+
+
+@functools.cache
+def made(name, kinds, num):
   family, rng = family_of(name), np.random.default_rng(0)
   row = row_of(name)
   share = ("none", "all", "values")[rows_like(row).index(row) % 3]

@@ -300,7 +300,7 @@ def test_counts_add_up_from_parts(full_size, draw):
 def test_counts_grow_with_every_size(full_size, draw):
   family, this, net, _ = full_size
   genes = draw(this, 50)
-  active = np.asarray(this.active(genes))
+  active = np.asarray(quick(this.active)(genes))
   for cost, (i, gene) in itertools.product(COSTS, enumerate(this.genes)):
     if gene.kind == "ordinal" and family.grows(this, gene, cost):
       table, more = table_of(this, net, cost), genes.copy()
