@@ -21,7 +21,7 @@ def checker(supernet: Any) -> Callable:
 
   def derive(params: Params, genes: Int[np.ndarray, "G"], inputs: Any) -> Params:
     spec = supernet.space.decode(genes)
-    small = supernet.derive(params, spec)
+    small = supernet.derive(jax.device_get(params), spec)
     alone = jax.jit(supernet.module(spec).apply)({"params": small}, inputs)
     wanted = inside(params, jnp.asarray(genes), inputs)
     scale = max(1.0, float(jnp.abs(wanted).max()))

@@ -62,7 +62,8 @@ class Scorer:
     means = evaluation.means({name: np.concatenate([s[name] for s in sums]) for name in sums[0]})
     score = self.run.experiment.search.score
     if isinstance(score, Bleu):
-      means["bleu"] = np.array([self._bleu(params, row, score.sentences) for row in genes])
+      here = jax.device_get(params)
+      means["bleu"] = np.array([self._bleu(here, row, score.sentences) for row in genes])
     return Score(score.value(means), means, "inherited", "val")
 
   def _bleu(self, params: Params, genes: np.ndarray, sentences: int) -> float:

@@ -40,12 +40,13 @@ from typing import Any, Callable, ClassVar, Literal, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from nasformer.ops import masks
 
-Tensors = dict[str, Array]
+Tensors = dict[str, Array | np.ndarray]
 
 
 class Count(NamedTuple):

@@ -42,7 +42,8 @@ class Cut:
     """The leading parts.
 
     Args:
-      stored: arrays by stored name, with one more leading axis, over layers, if `layer` is given.
+      stored: arrays by stored name, with one more leading axis, over layers, if `layer` is given. NumPy arrays are cut on the
+        host, where nothing is compiled.
       layer: which layer to take, traced or not.
     """
     return {name: _lead(stored[where], part, layer).reshape(shape) for name, where, part, shape in self._parts()}
@@ -112,7 +113,8 @@ def users(cuts: Iterable[Iterable[Cut]]) -> dict[str, Users]:
 
 
 def _lead(leaf, shape, layer):
-  if layer is None:
+  if layer is None or isinstance(leaf, np.ndarray):
+    leaf = leaf if layer is None else leaf[layer]
     return leaf if leaf.shape == shape else leaf[tuple(slice(size) for size in shape)]
   start = (layer,) + (0,) * len(shape)  # one slice for layer and sizes together: one copy, of what is needed only
   return jax.lax.dynamic_slice(leaf, start, (1, *shape)).reshape(shape)

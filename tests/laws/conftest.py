@@ -213,7 +213,8 @@ class Case:
     """What the small networks say."""
     if "_slopes" in self.__dict__:
       return np.stack([logits for _, logits in self._slopes])
-    return np.stack([quick(self._small(spec))(self.params) for spec in self.specs])
+    host = jax.device_get(self.params)
+    return np.stack([quick(self._small(spec))(self.supernet.derive(host, spec)) for spec in self.specs])
 
   @property
   def grads(self):
@@ -223,14 +224,14 @@ class Case:
   @functools.cached_property
   def _slopes(self):
     slope = lambda run: quick(jax.grad(lambda params: self.loss(run(params)), has_aux=True))
-    return [slope(self._small(spec))(self.params) for spec in self.specs]
+    cut_out = lambda spec: lambda params: self._small(spec)(self.supernet.derive(params, spec))
+    return [slope(cut_out(spec))(self.params) for spec in self.specs]
+
+  def _small(self, spec):
+    return self.family.small(row_of(self.name), spec)
 
   def loss(self, logits):
     return self.family.loss(logits), logits
-
-  def _small(self, spec):
-    network = self.family.small(row_of(self.name), spec)
-    return lambda params: network(self.supernet.derive(params, spec))
 
   @functools.cached_property
   def used(self):
