@@ -3,8 +3,9 @@
 The memory attends to the tokens ("pack"), and the tokens attend to what it found ("unpack"), both by softmax, so time and
 memory are linear in the length. What it found, added to it and normalised, is the memory that the next layer of this kind
 meets. Every layer brings slots of its own and adds them to what comes from below: a network whose only slots are the first
-layer's is the published one. A layer of fewer slots than those below passes on what the others hold. As the width of heads is free here, what the memory found is mapped to the model width, which
-the published layer, where both widths agree, has no need of.
+layer's is the published one. A layer of fewer slots than those below passes on what the others hold. As the width of heads
+is free here, what the memory found is mapped to the model width, which the published layer, where both widths agree, has no
+need of.
 
 The causal form has no packing: every token writes to the slots with weights softplus(x P), and a query first reads what
 the slots mean to it and then, by softmax over the slots, what they hold. Both are means over the past, so a decoder has a

@@ -7,7 +7,7 @@ from nasformer.attention.base import Kind
 
 
 def label(kind: Kind) -> str:
-  """The row of the table that a kind is, or its path, and its settings where they are not the defaults: "luna(memory_length=8)".
+  """The row of the table that a kind is, or its path, and its settings that are not the defaults: "luna(memory_length=8)".
 
   How long inputs may be (`max_length`) is left out, as no time depends on it.
   """
