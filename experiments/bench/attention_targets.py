@@ -104,7 +104,7 @@ def nested(kind: luna.Luna, slots: jax.Array, q: jax.Array, k: jax.Array, v: jax
   if v is None:
     return kind._softmax(q, kind._softmax(slots[None], k, None, Context(), 0), None, Context(), 1)
   weights = jnp.logaddexp2(jnp.einsum("bsnh,lnh->bsnl", k, slots), 0.0)
-  return luna._by_chunks(q, v, weights, 1 + jnp.arange(q.shape[1], dtype=q.dtype)[None], None)
+  return luna._by_chunks(q, v, None, weights, 1 + jnp.arange(q.shape[1], dtype=q.dtype)[None], None)
 
 
 def race(programs: dict, rounds: int | None = None) -> dict:

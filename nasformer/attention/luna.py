@@ -11,6 +11,8 @@ The causal form has no packing: every token writes to the slots with weights sof
 the slots mean to it and then, by softmax over the slots, what they hold. Both are means over the past, so a decoder has a
 state of constant size. It is computed in chunks, of which only the states at the borders are kept for the gradient.
 
+Keys are values too unless the layer is untied: then values are projected apart.
+
 In sequences shorter than the memory only as many slots take part as there are tokens, so that batch mates, to whose
 length a batch is padded, change nothing.
 """
@@ -38,10 +40,12 @@ class Luna(Kind):
 
   Attributes:
     memory_length: slots of the memory.
+    tied: keys are values too, on both ways; else values are projected apart.
   """
 
   elastic: ClassVar[tuple[str, ...]] = ("memory_length",)
   memory_length: int = 16
+  tied: bool = True
 
   def __post_init__(self):
     if self.memory_length < 1:
@@ -61,9 +65,13 @@ class Luna(Kind):
         "query": inward(embed, "embed"), "query_bias": bias,
         "unpack": inward(embed, "embed"), "unpack_bias": bias,
         "out": outward, "out_bias": Tensor((embed,), ("embed",), jax.nn.initializers.zeros)}
+    if not self.tied:
+      tensors |= {"unpack_value": inward(embed, "embed"), "unpack_value_bias": bias}
     if sizes.causal:
       return tensors
     tensors["memory_out"] = outward
+    if not self.tied:
+      tensors |= {"pack_value": inward(sizes.key_dim, origin), "pack_value_bias": bias}
     if sizes.source_dim is not None:
       return tensors
     return tensors | {"memory_norm_scale": Tensor((embed,), ("embed",), jax.nn.initializers.ones),
@@ -103,31 +111,37 @@ class Luna(Kind):
   def _pack(self, params, memory, source, context):
     """What the memory finds in the source, in the model width."""
     q = project(memory, params["memory_query"], params["memory_query_bias"]) / math.sqrt(params["query"].shape[-1])
-    k = project(source, params["pack"], params["pack_bias"])
+    k, v = self._both(params, "pack", source)
     mask = None if context.key_mask is None else context.key_mask[:, None, None]
-    found = self._softmax(q, k, mask, context, 0)  # in the type of the memory, which is not narrowed
+    found = self._softmax(q, k, k if v is None else v, mask, context, 0)  # in the type of the memory, which is not narrowed
     if context.keep_heads is not None:
       found = jnp.where(context.keep_heads[:, None], found, 0)
     found = jnp.einsum("blnh,nhd->bld", found, params["memory_out"].astype(found.dtype))
     return masks.zero(found, context.keep_embed)
 
   def _slots(self, params, found, source, context):
-    """Keys that are values too, of every slot, and which slots there are."""
+    """Keys of every slot, their values unless they are the same, and which slots there are."""
     real = jnp.ones(source.shape[:2], bool) if context.key_mask is None else context.key_mask
     tokens = real.reshape(len(real), context.copies, -1).any(1).sum(1, keepdims=True)
-    return {"slots": project(found, params["unpack"], params["unpack_bias"]),
-            "mask": jnp.arange(self.memory_length) < tokens}
+    keys, values = self._both(params, "unpack", found)
+    memory = {"slots": keys, "mask": jnp.arange(self.memory_length) < tokens}
+    return memory if values is None else memory | {"values": values}
+
+  def _both(self, params, way, x):
+    """Keys, and values, or None where these are the same."""
+    keys = project(x, params[way], params[f"{way}_bias"])
+    return keys, None if self.tied else project(x, params[f"{way}_value"], params[f"{way}_value_bias"])
 
   def _unpack(self, params, x, memory, context):
     q = project(x, params["query"], params["query_bias"]) / math.sqrt(params["query"].shape[-1])
-    out = self._softmax(q, memory["slots"], memory["mask"][:, None, None], context, 1)
+    values = memory["slots" if self.tied else "values"]
+    out = self._softmax(q, memory["slots"], values, memory["mask"][:, None, None], context, 1)
     return self._join(params, out.astype(x.dtype), context.keep_heads)
 
-  def _softmax(self, q, k, mask, context, number):
-    """Attention whose keys are its values."""
+  def _softmax(self, q, k, v, mask, context, number):
     logits = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=masks.accumulator(q))
     weights = self._drop(masks.softmax(logits, mask), context, number)
-    return jnp.einsum("bnts,bsnh->btnh", weights, k, preferred_element_type=weights.dtype)
+    return jnp.einsum("bnts,bsnh->btnh", weights, v, preferred_element_type=weights.dtype)
 
   def _drop(self, weights, context, number):
     if context.dropout_key is None:
@@ -142,25 +156,25 @@ class Luna(Kind):
   # -- the causal form ----------------------------------------------------------------------------------------------
 
   def _causal(self, params, x, source, context):
-    """With W_j the weights of token j, K_t = Σ k_j W_jᵀ / t and V_t = Σ W_j k_jᵀ / t: softmax(q_t K_t) V_t."""
+    """With W_j the weights of token j, K_t = Σ k_j W_jᵀ / t and V_t = Σ W_j v_jᵀ / t: softmax(q_t K_t) V_t."""
     queries, keys, dtype = x.shape[1], source.shape[1], masks.accumulator(x)
     real = jnp.ones((1, keys), dtype) if context.key_mask is None else context.key_mask.astype(dtype)
     memory = self._memory(params, len(x), dtype, context.keep_embed)
     slots = project(memory, params["memory_query"], params["memory_query_bias"])
-    q, k, w = (part.astype(dtype) for part in self._read(params, x, source, slots))
+    q, k, v, w = (None if part is None else part.astype(dtype) for part in self._read(params, x, source, slots))
     w = self._drop(w * real[..., None, None], context, 0)
     seen = jnp.maximum(jnp.cumsum(real, axis=1), 1)
     stay = jnp.ones((len(x), queries, *w.shape[2:]), dtype) if context.dropout_key is not None else None
     stay = None if stay is None else self._drop(stay, context, 1)
-    out = _by_chunks(q, k, w, jnp.broadcast_to(seen, k.shape[:2]), stay)
+    out = _by_chunks(q, k, v, w, jnp.broadcast_to(seen, k.shape[:2]), stay)
     return self._join(params, out.astype(x.dtype), context.keep_heads)
 
   def _read(self, params, x, source, slots):
-    """Queries; keys that are values too; and with what weights every token writes to the slots."""
+    """Queries; keys; values, or None where these are the same; and with what weights every token writes to the slots."""
     root = math.sqrt(slots.shape[-1])
     packed = project(source, params["pack"], params["pack_bias"])
     logits = jnp.einsum("bsnh,blnh->bsnl", packed, slots / root, preferred_element_type=masks.accumulator(x))
-    return (project(x, params["query"], params["query_bias"]) / root, project(source, params["unpack"], params["unpack_bias"]),
+    return (project(x, params["query"], params["query_bias"]) / root, *self._both(params, "unpack", source),
             jnp.logaddexp2(logits, 0.0))
 
   # -- one token after another --------------------------------------------------------------------------------------
@@ -172,9 +186,10 @@ class Luna(Kind):
             "values": jnp.zeros((batch, heads, self.memory_length, head_dim), wide)}
 
   def step(self, params, x, state, position, carry=None, context=Context()):
-    q, k, w = (part[:, 0].astype(state["keys"].dtype) for part in self._read(params, x, x, state["slots"]))
+    q, k, v, w = (None if part is None else part[:, 0].astype(state["keys"].dtype)
+                  for part in self._read(params, x, x, state["slots"]))
     state = state | {"keys": state["keys"] + jnp.einsum("bnh,bnl->bnhl", k, w),
-                     "values": state["values"] + jnp.einsum("bnl,bnh->bnlh", w, k)}
+                     "values": state["values"] + jnp.einsum("bnl,bnh->bnlh", w, k if v is None else v)}
     weights = jax.nn.softmax(jnp.einsum("bnh,bnhl->bnl", q / (position + 1), state["keys"]))
     out = jnp.einsum("bnl,bnlh->bnh", weights, state["values"]) / (position + 1)
     return self._join(params, out[:, None].astype(x.dtype)), state, carry
@@ -192,13 +207,15 @@ class Luna(Kind):
     embed, heads, head, slots = sizes.embed_dim, sizes.num_heads, sizes.head_dim, self.memory_length
     inner, scaled = heads * head, heads * head * (queries + slots)
     weights = sum(math.prod(tensor.shape) for tensor in self.params(sizes).values())
+    maps = 1 if self.tied else 2  # of what is attended to
     products = inner * (2 * queries * embed + keys * sizes.key_dim + slots * embed)
     if not causal:
       normed = slots * embed * (sizes.source_dim is None)
-      return Count(weights, products + inner * (2 * slots * embed + 2 * slots * (queries + keys)), scaled + normed)
+      products += inner * ((maps - 1) * keys * sizes.key_dim + (maps + 1) * slots * embed + 2 * slots * (queries + keys))
+      return Count(weights, products, scaled + normed)
     number, size = chunks.pieces(max(queries, keys), CHUNK)
     per_position = 2 * size * (head + slots) + (4 * head * slots if number > 1 else 0)
-    return Count(weights, products + inner * keys * (embed + slots) + heads * number * size * per_position, scaled)
+    return Count(weights, products + inner * keys * (maps * embed + slots) + heads * number * size * per_position, scaled)
 
 
 def _slots(key, shape):
@@ -209,37 +226,38 @@ def _slots(key, shape):
   return (jax.random.normal(key, shape) + sinusoids.astype(np.float32)) / math.sqrt(shape[1])
 
 
-def _by_chunks(q, k, w, seen, stay) -> Float[Array, "B T N H"]:
+def _by_chunks(q, k, v, w, seen, stay) -> Float[Array, "B T N H"]:
   """The causal form of all queries, which are the last of the positions.
 
   Args:
     q: scaled queries.
     k: keys.
+    v: values; None where they are the keys.
     w: weights.
     seen: number of keys seen.
     stay: what dropout leaves of the weights of slots, or None.
   """
 
-  def prepare(q, k, w, seen, stay):
-    q, k, w, stay = (None if x is None else jnp.moveaxis(x, 2, 1) for x in (q, k, w, stay))
+  def prepare(q, k, v, w, seen, stay):
+    q, k, v, w, stay = (None if x is None else jnp.moveaxis(x, 2, 1) for x in (q, k, v, w, stay))
     seen = jnp.maximum(seen, 1)[:, None, :, None]
-    return q / seen, k, w, seen, stay  # logits may be divided twice by a compiler, for their maximum and for themselves
+    return q / seen, k, k if v is None else v, w, seen, stay  # logits may be divided twice by a compiler, for their maximum and for themselves
 
   def add(parts):
-    _, k, w, _, _ = parts
-    return jnp.einsum("bnsh,bnsl->bnhl", k, w), jnp.einsum("bnsl,bnsh->bnlh", w, k)
+    _, k, v, w, _, _ = parts
+    return jnp.einsum("bnsh,bnsl->bnhl", k, w), jnp.einsum("bnsl,bnsh->bnlh", w, v)
 
   def read(state, parts):
-    q, k, w, seen, stay = parts
+    q, k, v, w, seen, stay = parts
     past = np.tri(q.shape[2])
     logits = jnp.einsum("bnts,bnsl->bntl", jnp.einsum("bnth,bnsh->bnts", q, k) * past, w)
     if state is not None:
       logits += jnp.einsum("bnth,bnhl->bntl", q, state[0])
     weights = jax.nn.softmax(logits)
     weights = weights if stay is None else weights * stay
-    out = jnp.einsum("bnts,bnsh->bnth", jnp.einsum("bntl,bnsl->bnts", weights, w) * past, k)
+    out = jnp.einsum("bnts,bnsh->bnth", jnp.einsum("bntl,bnsl->bnts", weights, w) * past, v)
     if state is not None:
       out += jnp.einsum("bntl,bnlh->bnth", weights, state[1])
     return jnp.moveaxis(out / seen, 1, 2)
 
-  return chunks.running(prepare, add, read, (q, k, w, seen, stay), CHUNK)
+  return chunks.running(prepare, add, read, (q, k, v, w, seen, stay), CHUNK)

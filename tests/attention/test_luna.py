@@ -13,7 +13,8 @@ from nasformer.attention.luna import Luna
 from nasformer.types import UserError
 
 SELF, CROSS = Sizes(6, 2, 3), Sizes(6, 2, 3, source_dim=5)
-SMALL = Luna(memory_length=4)
+SMALL, UNTIED = Luna(memory_length=4), Luna(memory_length=4, tied=False)
+over_both = pytest.mark.parametrize("kind", [SMALL, UNTIED], ids=["tied", "untied"])
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,11 @@ def mapped(p, name, x):
   return [x @ p[name][:, n] + p[f"{name}_bias"][n] for n in range(p[name].shape[1])]
 
 
+def values(p, name, x):
+  """The keys of that name, where values are not projected apart."""
+  return mapped(p, f"{name}_value" if f"{name}_value" in p else name, x)
+
+
 def softmax(logits, mask):
   w = np.exp(logits) * mask
   return w / w.sum(-1, keepdims=True)
@@ -60,9 +66,11 @@ def reference(p, x, source, carry):
   """Two softmax attentions; also gives the memory that travels on."""
   memory = p["memory"] * math.sqrt(x.shape[1]) + carry
   asks, keys = mapped(p, "memory_query", memory), mapped(p, "pack", source)
-  found = joined(p, "memory_out", [softmax(a @ k.T / math.sqrt(3), 1.0) @ k for a, k in zip(asks, keys)])
+  found = [softmax(a @ k.T / math.sqrt(3), 1.0) @ v for a, k, v in zip(asks, keys, values(p, "pack", source))]
+  found = joined(p, "memory_out", found)
   slots, there = mapped(p, "unpack", found), np.arange(len(memory)) < len(source)
-  out = [softmax(q @ k.T / math.sqrt(3), there) @ k for q, k in zip(mapped(p, "query", x), slots)]
+  heads = zip(mapped(p, "query", x), slots, values(p, "unpack", found))
+  out = [softmax(q @ k.T / math.sqrt(3), there) @ v for q, k, v in heads]
   sums = memory + found
   centred = sums - sums.mean(-1, keepdims=True)
   normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
@@ -76,19 +84,20 @@ def causal_reference(p, x, source):
   sums = lambda each: np.concatenate([0 * each[:1], np.cumsum(each, 0)])[seen] / np.maximum(seen, 1)[:, None, None]
   asks = mapped(p, "memory_query", p["memory"] * math.sqrt(x.shape[1]))
   heads = []
-  roles = (mapped(p, "pack", source), mapped(p, "unpack", source), mapped(p, "query", x))
-  for ask, packed, key, query in zip(asks, *roles):
+  roles = (mapped(p, "pack", source), mapped(p, "unpack", source), values(p, "unpack", source), mapped(p, "query", x))
+  for ask, packed, key, value, query in zip(asks, *roles):
     w = np.log2(1 + 2 ** (packed @ ask.T / math.sqrt(3)))
     keys = sums(key[:, :, None] * w[:, None, :])
     read = softmax(np.einsum("th,thl->tl", query, keys) / math.sqrt(3), 1.0)
-    heads.append(np.einsum("tl,thl->th", read, keys))
+    heads.append(np.einsum("tl,thl->th", read, sums(value[:, :, None] * w[:, None, :])))
   return joined(p, "out", heads) + p["out_bias"]
 
 
-@pytest.mark.parametrize("lengths", [(7, 5), (3, 7)], ids=["long", "shorter than the memory"])
-def test_equals_the_definition(check_slopes, lengths):
+@pytest.mark.parametrize("lengths, kind", [((7, 5), SMALL), ((3, 7), SMALL), ((7, 5), UNTIED)],
+                         ids=["long", "shorter than the memory", "untied"])
+def test_equals_the_definition(check_slopes, lengths, kind):
   """Values, the memory that travels on, and gradients by everything."""
-  inputs, mask = (weights(SMALL), draw(50, 2, 7, 6), draw(51, 2, 4, 6)), np.arange(7) < np.array(lengths)[:, None]
+  inputs, mask = (weights(kind), draw(50, 2, 7, 6), draw(51, 2, 4, 6)), np.arange(7) < np.array(lengths)[:, None]
   slope = draw(52, 2, 7, 6), draw(53, 2, 4, 6)
 
   def dense(inputs):
@@ -96,29 +105,30 @@ def test_equals_the_definition(check_slopes, lengths):
     rows = [reference(p, row[:n], row[:n], below) for row, below, n in zip(x, carry, lengths)]
     return np.stack([np.pad(out, ((0, 7 - len(out)), (0, 0))) for out, _ in rows]), np.stack([after for _, after in rows])
 
-  grads, outs = self_slopes(*inputs, mask, slope)
+  grads, outs = self_slopes(kind, *inputs, mask, slope)
   close(outs, dense(inputs))
   check_slopes(grads, dense, inputs, slope)
 
 
-@jax.jit
-def self_slopes(p, x, carry, mask, slope):
+@functools.partial(jax.jit, static_argnums=0)
+def self_slopes(kind, p, x, carry, mask, slope):
   """Gradients of Σ slope · outputs by everything, and the outputs."""
 
   def loss(p, x, carry):
-    outs = SMALL(p, x, x, Context(mask, mask), carry)
+    outs = kind(p, x, x, Context(mask, mask), carry)
     return sum((out * s).sum() for out, s in zip(outs, slope)), outs
 
   return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(p, x, carry)
 
 
-def test_cross_attention_equals_the_definition(check_slopes):
+@over_both
+def test_cross_attention_equals_the_definition(check_slopes, kind):
   """Values, and gradients by everything."""
-  inputs, slope = (weights(SMALL, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5)), draw(52, 2, 4, 6)
+  inputs, slope = (weights(kind, CROSS), draw(50, 2, 4, 6), draw(51, 2, 7, 5)), draw(52, 2, 4, 6)
   mask = jnp.arange(7) < jnp.array([[7], [3]])
 
   def run(inputs):
-    out, carry = SMALL(*inputs, Context(key_mask=mask))
+    out, carry = kind(*inputs, Context(key_mask=mask))
     assert carry is None
     return (out * slope).sum(), out
 
@@ -143,16 +153,21 @@ def test_the_causal_form_equals_its_definition(queries, keys, chunk, monkeypatch
   np.testing.assert_array_equal(out[:, : max(queries - keys, 0)], np.tile(p["out_bias"], (2, max(queries - keys, 0), 1)))
 
 
-def test_gradients_of_the_causal_form(check_slopes):
+@over_both
+def test_gradients_of_the_causal_form(check_slopes, kind):
   """Across chunks, with fewer queries than keys, and with padding on the right and between, which does not count."""
-  inputs, slope = (weights(SMALL), draw(50, 1, 70, 6), draw(51, 1, 75, 6)), draw(52, 1, 70, 6)
+  inputs, slope = (weights(kind), draw(50, 1, 70, 6), draw(51, 1, 75, 6)), draw(52, 1, 70, 6)
   real = np.arange(75) < 72
   real[10:20] = False
   shown, kept = real[5:], np.flatnonzero(real)
   slope[:, ~shown] = 0
   mask = jnp.asarray(real)[None]
-  run = lambda *inputs: (SMALL(*inputs, Context(mask[:, 5:], mask, causal=True))[0] * slope).sum()
-  grads = jax.jit(jax.grad(run, argnums=(0, 1, 2)))(*inputs)
+
+  def run(*inputs):
+    out = kind(*inputs, Context(mask[:, 5:], mask, causal=True))[0]
+    return (out * slope).sum(), out
+
+  grads, out = jax.jit(jax.grad(run, argnums=(0, 1, 2), has_aux=True))(*inputs)
 
   def dense(inputs):
     p, x, source = inputs
@@ -160,9 +175,18 @@ def test_gradients_of_the_causal_form(check_slopes):
     out[0, shown] = causal_reference(p, x[0, shown], source[0, kept])
     return out
 
-  for name in ("memory_out", "memory_norm_scale", "memory_norm_bias"):  # of the other form
-    assert not grads[0][name].any()
+  close(out[0, shown], dense(inputs)[0, shown])
+  for name in {"memory_out", "memory_norm_scale", "memory_norm_bias", "pack_value", "pack_value_bias"} & grads[0].keys():
+    assert not grads[0][name].any()  # of the other form
   check_slopes(grads, dense, inputs, slope)
+
+
+@pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+def test_untied_with_equal_maps_is_tied(is_causal):
+  p, x = weights(SMALL), draw(50, 2, 70, 6)
+  equal = p | {f"{way}_value{end}": p[f"{way}{end}"] for way in ("pack", "unpack") for end in ("", "_bias")}
+  assert equal.keys() == UNTIED.params(SELF).keys()
+  close(ours(UNTIED, equal, x, x, Context(causal=is_causal)), ours(SMALL, p, x, x, Context(causal=is_causal)))
 
 
 # -- properties --------------------------------------------------------------------------------------------------------
@@ -242,6 +266,19 @@ def test_reference_counts(length, products):
 def test_parameters_by_hand():
   """Six maps of 6 x 6 with biases (but for one), four slots and their norm."""
   assert SMALL.count(SELF, 1, 1).params == 6 * 36 + 5 * 6 + 4 * 6 + 2 * 6
+
+
+@pytest.mark.parametrize("sizes, keys", [(SELF, 9), (dataclasses.replace(SELF, causal=True), 9), (CROSS, 70)],
+                         ids=["self", "causal", "cross"])
+def test_counts_of_the_untied_form(count_products, sizes, keys):
+  """Those of the program; 7 C² in all maps, one more the memory's, 6 C² in a decoder."""
+  shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+  params = {name: shape(*tensor.shape) for name, tensor in UNTIED.params(sizes).items()}
+  call = lambda p, x, source: UNTIED(p, x, source, Context(causal=sizes.causal))[0]
+  count = UNTIED.count(sizes, 9, keys, sizes.causal)
+  assert 2 * count.products == count_products(call, params, shape(2, 9, 6), shape(2, keys, sizes.key_dim))
+  maps = sum(math.prod(tensor.shape) for tensor in params.values() if tensor.ndim == 3)
+  assert maps == {None: 6 if sizes.causal else 8, 5: 6 + 2 * 5 / 6}[sizes.source_dim] * 36
 
 
 def test_a_memory_needs_a_slot():

@@ -12,6 +12,7 @@ from nasformer.attention import TABLE
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.cosformer import CosFormer
 from nasformer.attention.evolving import Evolving
+from nasformer.attention.luna import Luna
 from nasformer.attention.mega import Mega
 from nasformer.attention.momentum import Momentum
 from nasformer.attention.nprf import Nprf
@@ -25,6 +26,7 @@ KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
     "forgetful": Nprf(features=6, max_distance=2),
     "gated": Mega(activation="laplace", average="transforms", paper_ema=True),
     "gated_chunks": Mega(activation="relu2", chunk_size=4),
+    "untied": Luna(4, tied=False),
     "dilated": Evolving(0.7, 0.9, dilated=True), "adaptive": Momentum(residual="adaptive")}
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
 SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
