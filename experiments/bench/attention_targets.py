@@ -102,7 +102,8 @@ def program(kind: Kind, length: int, causal: bool = False, training: bool = Fals
 def nested(kind: luna.Luna, slots: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array | None = None) -> jax.Array:
   """What Luna does between its projections; the causal form has values beside its keys."""
   if v is None:
-    return kind._softmax(q, kind._softmax(slots[None], k, None, Context(), 0), None, Context(), 1)
+    found = kind._softmax(slots[None], k, k, None, Context(), 0)
+    return kind._softmax(q, found, found, None, Context(), 1)
   weights = jnp.logaddexp2(jnp.einsum("bsnh,lnh->bsnl", k, slots), 0.0)
   return luna._by_chunks(q, v, None, weights, 1 + jnp.arange(q.shape[1], dtype=q.dtype)[None], None)
 
