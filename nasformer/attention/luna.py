@@ -241,7 +241,8 @@ def _by_chunks(q, k, v, w, seen, stay) -> Float[Array, "B T N H"]:
   def prepare(q, k, v, w, seen, stay):
     q, k, v, w, stay = (None if x is None else jnp.moveaxis(x, 2, 1) for x in (q, k, v, w, stay))
     seen = jnp.maximum(seen, 1)[:, None, :, None]
-    return q / seen, k, k if v is None else v, w, seen, stay  # logits may be divided twice by a compiler, for their maximum and for themselves
+    # what is divided is the queries: logits may be divided twice by a compiler, for their maximum and for themselves
+    return q / seen, k, k if v is None else v, w, seen, stay
 
   def add(parts):
     _, k, v, w, _, _ = parts

@@ -89,7 +89,8 @@ def test_padding_further_changes_nothing(case, form):
 @pytest.mark.parametrize("of, form", [
     (RATIO, "exact"), (PRE, "masked"), (CARRY, "masked"),
     *(pytest.param(of, "masked", marks=pytest.mark.slow) for of in (
-        FAMILIES, CARRY_TEXTS, BUDGET, ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2), ("ranknas_iwslt", ("luna", "luna less"), 4),
+        FAMILIES, CARRY_TEXTS, BUDGET, ("tiny", (), "many"), ("ranknas_iwslt", ("cosformer", "linear"), 2),
+        ("ranknas_iwslt", ("luna", "luna less"), 4),
         ("ranknas_iwslt", ("eit", "evolving"), 2)))
 ], ids=["mlp_ratio", "translation", "carry", "families", "texts", "budget", "ffn_dim", "translation_kinds", "translation_carry",
         "translation_heads"])
