@@ -11,12 +11,15 @@ gives loops over layers one form:
 
   `first_carry(sizes, batch, length, dtype, keys)`
 
-and, where it can be used by a decoder, four more that give the same, one token after another:
+and, where it can be used by a decoder, five more that give the same, one token after another:
 
   `begin(params, batch, max_length, dtype)`       the state before the first token
+  `take(params, x, state, position, carry)`       the state with the next token, or with all of a beginning
   `step(params, x, state, position, carry, context)` self-attention of the next token, which the state takes in
   `read(params, source, context)`                 what cross-attention keeps of a source
-  `look(params, x, memory, position, carry, context)` cross-attention of the next token
+  `look(params, x, memory, position, carry, context)` cross-attention of the next tokens
+
+of which `prefill(params, x, max_length, carry, context)` is made: self-attention of a beginning at once, and the state after.
 
 That is the level at which all kinds are alike, whether they own unusual projections (Luna, Mega), pass something up
 through the layers (`carry`: Luna's memory, evolving attention's maps) or are a mere function of q, k and v. For the last,
@@ -42,7 +45,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from nasformer.ops import masks
 
@@ -188,6 +191,21 @@ class Kind:
     """State of self-attention before the first of at most `max_length` tokens; the batch is the first axis of all of it."""
     raise NotImplementedError
 
+  def take(self, params: Tensors, x: Float[Array, "B T D"], state: Any, position: Int[Array, ""], carry: Any = None) -> Any:
+    """The state with these tokens too: the one at `position`, or any number from 0 on."""
+    raise NotImplementedError
+
+  def prefill(self, params: Tensors, x: Float[Array, "B T D"], max_length: int, carry: Any = None,
+              context: Context = Context()) -> tuple[Float[Array, "B T D"], Any, Any]:
+    """Causal self-attention of the first tokens, of at most `max_length`, at once: outputs, the state with them, and
+    the carry. There may be none.
+    """
+    state = self.begin(params, len(x), max_length, x.dtype)
+    if not x.shape[1]:
+      return x, state, carry
+    out, after = self(params, x, x, context.replace(causal=True, stream=True), carry)
+    return out, self.take(params, x, state, jnp.int32(0), carry), after
+
   def step(self, params: Tensors, x: Float[Array, "B 1 D"], state: Any, position: Int[Array, ""], carry: Any = None,
            context: Context = Context()) -> tuple[Float[Array, "B 1 D"], Any, Any]:
     """Causal self-attention of the token at `position`: its output, the state with it, and the carry."""
@@ -197,9 +215,9 @@ class Kind:
     """What cross-attention needs of a source, computed once; the batch is the first axis of all of it."""
     raise NotImplementedError
 
-  def look(self, params: Tensors, x: Float[Array, "B 1 D"], memory: Any, position: Int[Array, ""], carry: Any = None,
-           context: Context = Context()) -> tuple[Float[Array, "B 1 D"], Any, Any]:
-    """Cross-attention of the token at `position` to what `read` gave: its output, what the next one looks at, and the carry.
+  def look(self, params: Tensors, x: Float[Array, "B T D"], memory: Any, position: Int[Array, ""], carry: Any = None,
+           context: Context = Context()) -> tuple[Float[Array, "B T D"], Any, Any]:
+    """Cross-attention of the tokens from `position` on to what `read` gave: outputs, what the next looks at, and the carry.
 
     What does not change of the memory is given back as it is, so that decoding can tell.
     """
@@ -234,18 +252,18 @@ class Core(Kind):
     """State that has seen no key yet."""
     raise NotImplementedError
 
-  def push(self, params: Tensors, state: Any, k: Float[Array, "B 1 N H"], v: Float[Array, "B 1 N E"],
+  def push(self, params: Tensors, state: Any, k: Float[Array, "B T N H"], v: Float[Array, "B T N E"],
            position: Int[Array, ""]) -> Any:
-    """The state with one more key and value."""
+    """The state with more keys and values, as in `take`."""
     raise NotImplementedError
 
   def remember(self, params: Tensors, k: Float[Array, "B S N H"], v: Float[Array, "B S N E"], context: Context) -> Any:
     """State that holds all these keys and values."""
     raise NotImplementedError
 
-  def recall(self, params: Tensors, state: Any, q: Float[Array, "B 1 N H"], position: Int[Array, ""],
-             copies: int) -> Float[Array, "B 1 N E"]:
-    """Attention of one query to what the state holds; `copies` as in `Context`."""
+  def recall(self, params: Tensors, state: Any, q: Float[Array, "B T N H"], position: Int[Array, ""],
+             copies: int) -> Float[Array, "B T N E"]:
+    """Attention of the queries from `position` on to all that the state holds; `copies` as in `Context`."""
     raise NotImplementedError
 
   def core_count(self, sizes: Sizes, queries: int, keys: int, causal: bool) -> Count:
@@ -277,8 +295,11 @@ class Core(Kind):
   def begin(self, params, batch, max_length, dtype):
     return self.start(batch, max_length, *params["key"].shape[1:], params["value"].shape[-1], dtype)
 
+  def take(self, params, x, state, position, carry=None):
+    return self.push(params, state, *self._keys_values(params, x), position)
+
   def step(self, params, x, state, position, carry=None, context=Context()):
-    state = self.push(params, state, *self._keys_values(params, x), position)
+    state = self.take(params, x, state, position, carry)
     q = project(x, params["query"], params["query_bias"])
     return self._join(params, self.recall(params, state, q, position, 1)), state, carry
 
@@ -303,6 +324,13 @@ class Core(Kind):
     weights = 2 * sizes.embed_dim * inner + 2 * sizes.key_dim * inner
     products = 2 * queries * sizes.embed_dim * inner + 2 * keys * sizes.key_dim * inner
     return Count(weights + 3 * inner + sizes.embed_dim, products) + self.core_count(sizes, queries, keys, causal)
+
+
+def put(kept: Shaped[Array, "B R *S"], new: Shaped[Array, "B T *S"], position: Int[Array, ""]) -> Shaped[Array, "B R *S"]:
+  """A cache of the last R tokens with some more, as in `take`; the token at position p has place p modulo R."""
+  room, number = kept.shape[1], new.shape[1]
+  last = new if number <= room else jnp.roll(new[:, -room:], number % room, axis=1)
+  return jax.lax.dynamic_update_slice_in_dim(kept, last.astype(kept.dtype), position % room, axis=1)
 
 
 def family(kinds: Mapping[str, Kind], name: str) -> str:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nasformer.attention.base import Can, Context, Count, Tensor, project, xavier
+from nasformer.attention.base import Can, Context, Count, Tensor, project, put, xavier
 from nasformer.attention.softmax import Softmax
 from nasformer.ops import masks
 from nasformer.types import UserError
@@ -75,6 +75,10 @@ class Evolving(Softmax):
     return {"maps": maps, "alive": flags(alive, maps.shape[1]), "seen": flags(seen, (len(maps), maps.shape[3])),
             "layers": jnp.asarray(layers, maps.dtype)}
 
+  def _below(self, carry, maps):
+    """What comes from below; where nothing does, what says so of maps of this form."""
+    return self._carry(jnp.zeros_like(maps)) if carry is None else carry
+
   # -- all tokens at once -------------------------------------------------------------------------------------------
 
   def __call__(self, params, x, source, context, carry=None):
@@ -99,8 +103,7 @@ class Evolving(Softmax):
     keep = None if context.keep_heads is None else context.keep_heads[:, None, None]
     seen = [part for part in (mask, keep) if part is not None]
     hide = lambda maps: functools.reduce(lambda maps, part: jnp.where(part, maps, 0), seen, maps)
-    if carry is None or carry["maps"].shape[2] != logits.shape[2]:
-      carry = self._carry(jnp.zeros_like(logits))
+    carry = self._below(None if carry is None or carry["maps"].shape[2] != logits.shape[2] else carry, logits)
     mixed = hide(self._mix(logits, carry))
     ahead = 0 if context.causal else len(params["maps"]) - 2
     framed = jnp.pad(mixed, ((0, 0), (0, 0), (1, ahead), (0, 0)))
@@ -145,39 +148,43 @@ class Evolving(Softmax):
     state["row"] = jnp.zeros((batch, heads, 1, max_length), jnp.promote_types(dtype, jnp.float32))
     return state | ({"tokens": jnp.zeros((batch, max_length, width), dtype)} if self.dilated else {})
 
+  def take(self, params, x, state, position, carry=None):
+    cache = super().take(params, x, {name: state[name] for name in ("k", "v", "mask")}, position)
+    below = None if carry is None else carry | {"maps": carry["maps"][:, :, -1:]}
+    cache["row"] = self._rows(params, x[:, -1:], cache, below)
+    return cache | ({"tokens": put(state["tokens"], x, position)} if self.dilated else {})
+
   def step(self, params, x, state, position, carry=None, context=Context()):
-    q = project(x, params["query"], params["query_bias"])
-    cache = {name: state[name] for name in ("k", "v", "mask")}
-    cache = self.push(params, cache, *self._keys_values(params, x), position)
-    out, row, after = self._next(params, q, cache, state["row"], carry)
-    state = state | cache | {"row": row}
+    before, state = state["row"], self.take(params, x, state, position, carry)
+    out, after = self._next(params, state["row"], state, before, carry)
     if self.dilated:
-      tokens = jax.lax.dynamic_update_slice_in_dim(state["tokens"], x.astype(state["tokens"].dtype), position, axis=1)
-      state = state | {"tokens": tokens}
+      tokens = state["tokens"]
       away = jnp.arange(2, -1, -1) * _dilation(0 if carry is None else carry["layers"], tokens.shape[1])
       near = jnp.where((away <= position)[:, None], tokens[:, position - away], 0)
       out = out + self._convolve_tokens(params, near.swapaxes(0, 1)[:, :, None].astype(x.dtype))
     return out, state, after
 
-  def _next(self, params, q, cache, row, carry, copies=1):
-    """What the next query is given, its row of A', and what travels on; `row` is that of the query before."""
-    mask = cache["mask"][:, None, None, :]
-    logits = _logits(q, cache["k"])
-    below = self._carry(jnp.zeros_like(logits)) if carry is None else carry
-    mixed = jnp.where(mask, self._mix(logits, below), 0)
+  def _rows(self, params, x, cache, carry):
+    """A' of tokens that see all of the cache."""
+    logits = _logits(project(x, params["query"], params["query_bias"]), cache["k"])
+    return jnp.where(cache["mask"][:, None, None, :], self._mix(logits, self._below(carry, logits)), 0)
+
+  def _next(self, params, mixed, cache, row, carry, copies=1):
+    """What the next tokens are given, of their rows of A' and the one before, and what travels on."""
+    mask, below = cache["mask"][:, None, None, :], self._below(carry, mixed)
     maps = self._evolve(params, mixed, jnp.concatenate([row, mixed], axis=2), below, copies)
     maps = jnp.where(mask, maps, 0)
-    out = jnp.einsum("bnts,bsne->btne", masks.softmax(maps, mask).astype(q.dtype), cache["v"])
-    return self._join(params, out), mixed, self._after(maps, below, None, cache["mask"])
+    out = jnp.einsum("bnts,bsne->btne", masks.softmax(maps, mask).astype(cache["v"].dtype), cache["v"])
+    return self._join(params, out), self._after(maps, below, None, cache["mask"])
 
   def read(self, params, source, context):
     memory, heads = super().read(params, source, context), params["query"].shape[1]
     return memory | {"row": jnp.zeros((len(source), heads, 1, source.shape[1]), masks.accumulator(source))}
 
   def look(self, params, x, memory, position, carry=None, context=Context()):
-    q = project(x, params["query"], params["query_bias"])
-    out, row, carry = self._next(params, q, memory, memory["row"], carry, context.copies)
-    return out, memory | {"row": row}, carry
+    rows = self._rows(params, x, memory, carry)
+    out, carry = self._next(params, rows, memory, memory["row"], carry, context.copies)
+    return out, memory | {"row": rows[:, :, -1:]}, carry
 
   def core_count(self, sizes, queries, keys, causal):
     heads, pairs = sizes.num_heads, queries * keys

@@ -104,19 +104,21 @@ class KernelCore(Core):
     return {"sums": jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))}
 
   def push(self, params, state, k, v, position):
-    _, length = self.lengths(Context(causal=True, stream=True), 1, 1)
-    phi = self.phi(params, k, position[None], length)[:, 0]
-    return {"sums": state["sums"] + jnp.einsum("bnr,bne->bnre", phi, with_one(v[:, 0].astype(phi.dtype)))}
+    return {"sums": state["sums"] + self._sums(params, k, v, position, Context(causal=True, stream=True))}
 
   def remember(self, params, k, v, context):
+    return {"sums": self._sums(params, k, v, 0, context)}
+
+  def _sums(self, params, k, v, position, context):
     keys = k.shape[1]
     _, length = self.lengths(context, 1, keys)
-    rows = Rows(k, jnp.arange(keys) % (keys // context.copies), lambda x, at: self.phi(params, x, at, length))
-    return {"sums": _gather(rows, v, context.key_mask)}
+    positions = position + jnp.arange(keys) % (keys // context.copies)
+    return _gather(Rows(k, positions, lambda x, at: self.phi(params, x, at, length)), v, context.key_mask)
 
   def recall(self, params, state, q, position, copies):
     length, _ = self.lengths(Context(stream=True), 1, 1)
-    numerator, total = _read(_swap(self.phi_query(params, q, position[None], length)), state["sums"])
+    phi = self.phi_query(params, q, position + jnp.arange(q.shape[1]), length)
+    numerator, total = _read(_swap(phi), state["sums"])
     return divide(numerator, self.divisor(total)).astype(q.dtype)
 
   def core_count(self, sizes, queries, keys, causal):

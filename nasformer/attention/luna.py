@@ -133,7 +133,7 @@ class Luna(Kind):
     return keys, None if self.tied else project(x, params[f"{way}_value"], params[f"{way}_value_bias"])
 
   def _unpack(self, params, x, memory, context):
-    q = project(x, params["query"], params["query_bias"]) / math.sqrt(params["query"].shape[-1])
+    q = self._queries(params, x)
     values = memory["slots" if self.tied else "values"]
     out = self._softmax(q, memory["slots"], values, memory["mask"][:, None, None], context, 1)
     return self._join(params, out.astype(x.dtype), context.keep_heads)
@@ -161,7 +161,8 @@ class Luna(Kind):
     real = jnp.ones((1, keys), dtype) if context.key_mask is None else context.key_mask.astype(dtype)
     memory = self._memory(params, len(x), dtype, context.keep_embed)
     slots = project(memory, params["memory_query"], params["memory_query_bias"])
-    q, k, v, w = (None if part is None else part.astype(dtype) for part in self._read(params, x, source, slots))
+    q, parts = self._queries(params, x), self._written(params, source, slots)
+    q, k, v, w = (None if part is None else part.astype(dtype) for part in (q, *parts))
     w = self._drop(w * real[..., None, None], context, 0)
     seen = jnp.maximum(jnp.cumsum(real, axis=1), 1)
     stay = jnp.ones((len(x), queries, *w.shape[2:]), dtype) if context.dropout_key is not None else None
@@ -169,13 +170,14 @@ class Luna(Kind):
     out = _by_chunks(q, k, v, w, jnp.broadcast_to(seen, k.shape[:2]), stay)
     return self._join(params, out.astype(x.dtype), context.keep_heads)
 
-  def _read(self, params, x, source, slots):
-    """Queries; keys; values, or None where these are the same; and with what weights every token writes to the slots."""
-    root = math.sqrt(slots.shape[-1])
-    packed = project(source, params["pack"], params["pack_bias"])
-    logits = jnp.einsum("bsnh,blnh->bsnl", packed, slots / root, preferred_element_type=masks.accumulator(x))
-    return (project(x, params["query"], params["query_bias"]) / root, *self._both(params, "unpack", source),
-            jnp.logaddexp2(logits, 0.0))
+  def _queries(self, params, x):
+    return project(x, params["query"], params["query_bias"]) / math.sqrt(params["query"].shape[-1])
+
+  def _written(self, params, source, slots):
+    """Keys; values, or None where these are the same; and with what weights every token writes to the slots."""
+    packed, slots = project(source, params["pack"], params["pack_bias"]), slots / math.sqrt(slots.shape[-1])
+    logits = jnp.einsum("bsnh,blnh->bsnl", packed, slots, preferred_element_type=masks.accumulator(source))
+    return *self._both(params, "unpack", source), jnp.logaddexp2(logits, 0.0)
 
   # -- one token after another --------------------------------------------------------------------------------------
 
@@ -185,11 +187,15 @@ class Luna(Kind):
     return {"slots": slots, "keys": jnp.zeros((batch, heads, head_dim, self.memory_length), wide),
             "values": jnp.zeros((batch, heads, self.memory_length, head_dim), wide)}
 
+  def take(self, params, x, state, position, carry=None):
+    k, v, w = (None if part is None else part.astype(state["keys"].dtype)
+               for part in self._written(params, x, state["slots"]))
+    return state | {"keys": state["keys"] + jnp.einsum("btnh,btnl->bnhl", k, w),
+                    "values": state["values"] + jnp.einsum("btnl,btnh->bnlh", w, k if v is None else v)}
+
   def step(self, params, x, state, position, carry=None, context=Context()):
-    q, k, v, w = (None if part is None else part[:, 0].astype(state["keys"].dtype)
-                  for part in self._read(params, x, x, state["slots"]))
-    state = state | {"keys": state["keys"] + jnp.einsum("bnh,bnl->bnhl", k, w),
-                     "values": state["values"] + jnp.einsum("bnl,bnh->bnlh", w, k if v is None else v)}
+    state = self.take(params, x, state, position)
+    q = self._queries(params, x)[:, 0].astype(state["keys"].dtype)
     weights = jax.nn.softmax(jnp.einsum("bnh,bnhl->bnl", q / (position + 1), state["keys"]))
     out = jnp.einsum("bnl,bnlh->bnh", weights, state["values"]) / (position + 1)
     return self._join(params, out[:, None].astype(x.dtype)), state, carry

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors, project
+from nasformer.attention import chunks
+from nasformer.attention.base import Context, Count, Kind, Sizes, Tensor, Tensors, project, put
 from nasformer.ops import masks
 from nasformer.ops.toeplitz import convolve, fast_length, spectrum, toeplitz, transform_count
 from nasformer.types import UserError
@@ -124,9 +125,7 @@ class Mega(Kind):
     queries, keys = x.shape[1], source.shape[1]
     self._check(keys, self.chunk_size is not None)
     clean = source if context.key_mask is None else jnp.where(context.key_mask[..., None], source, 0)
-    mixed = self._mixed(params, self._moving_average(params, clean, context.causal), source)
-    q, k = self._queries_keys(params, mixed)
-    v = jax.nn.silu(project(source, params["value"], params["value_bias"]))
+    mixed, q, k, v = self._parts(params, self._moving_average(params, clean, context.causal), source)
     start, mixed = keys - queries, mixed[:, keys - queries :]
     chunk = keys if self.chunk_size is None else min(self.chunk_size, keys)
     if chunk == keys:
@@ -188,10 +187,16 @@ class Mega(Kind):
     hidden = hidden + jnp.einsum("btnh,nhd->btd", gated, params["out"].astype(x.dtype)) + params["out_bias"].astype(x.dtype)
     return update * (jax.nn.silu(hidden) - residual)
 
-  def _queries_keys(self, params, mixed):
+  def _parts(self, params, average, x):
+    """X' of the paper's equations, queries, keys and values."""
+    mixed = average
+    if not self.paper_ema:
+      mixed = jax.nn.silu(average + params["skip_scale"].astype(average.dtype) * x.astype(average.dtype))
+    mixed = mixed.astype(x.dtype)
     shared = jax.nn.silu(mixed @ params["shared"].astype(mixed.dtype) + params["shared_bias"].astype(mixed.dtype))
-    return (shared * params[f"{role}_scale"].astype(shared.dtype) + params[f"{role}_bias"].astype(shared.dtype)
+    q, k = (shared * params[f"{role}_scale"].astype(shared.dtype) + params[f"{role}_bias"].astype(shared.dtype)
             for role in ("query", "key"))
+    return mixed, q, k, jax.nn.silu(project(x, params["value"], params["value_bias"]))
 
   def _check(self, length, chunked=False):
     if not chunked and length > self.max_length:
@@ -233,12 +238,6 @@ class Mega(Kind):
       out = out + jnp.einsum("dht,kdbh->dbkt", read, states)
     return out.transpose(1, 2, 3, 0).reshape(batch, number * size, width)[:, :length]
 
-  def _mixed(self, params, average, x):
-    """X' of the paper's equations."""
-    if not self.paper_ema:
-      average = jax.nn.silu(average + params["skip_scale"].astype(average.dtype) * x.astype(average.dtype))
-    return average.astype(x.dtype)
-
   # -- one token after another --------------------------------------------------------------------------------------
 
   def begin(self, params, batch, max_length, dtype):
@@ -248,16 +247,26 @@ class Mega(Kind):
             "key": jnp.zeros((batch, room, params["shared"].shape[1]), dtype),
             "value": jnp.zeros((batch, room, *params["value"].shape[1:]), dtype)}
 
+  def take(self, params, x, state, position, carry=None):
+    return self._next(params, x, state, position)[0]
+
+  def _next(self, params, x, state, position):
+    """The state with these tokens, their X', and queries."""
+    (p, eta, log_q), length = (part[0] for part in self._coefficients(params, state["ema"].dtype)), x.shape[1]
+
+    def add(x, lags):
+      return jnp.einsum("dhs,bsd->bdh", jnp.exp(log_q[..., None] * lags[0]), x.astype(p.dtype))
+
+    ema = jnp.exp(log_q * length) * state["ema"] + p * chunks.summed(add, (x, jnp.arange(length)[::-1][None]), CHUNK)
+    average = (ema * eta).sum(-1)[:, None] if length == 1 else self._moving_average(params, x, True)
+    mixed, q, k, v = self._parts(params, average, x)
+    state = {"ema": ema, "key": put(state["key"], k, position), "value": put(state["value"], v, position)}
+    return state, mixed, q  # in a cache of one chunk, a chunk takes the place of the one before
+
   def step(self, params, x, state, position, carry=None, context=Context()):
-    p, eta, log_q = (part[0] for part in self._coefficients(params, state["ema"].dtype))
-    average = jnp.exp(log_q) * state["ema"] + p * x[:, 0, :, None].astype(p.dtype)
-    mixed = self._mixed(params, (average * eta).sum(-1)[:, None], x)
-    q, k = self._queries_keys(params, mixed)
-    v = jax.nn.silu(project(x, params["value"], params["value_bias"]))
-    slot = position if self.chunk_size is None else position % self.chunk_size  # a chunk overwrites the one before
-    put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(state[name], new.astype(state[name].dtype), slot, axis=1)
-    state = {"ema": average, "key": put("key", k), "value": put("value", v)}
+    state, mixed, q = self._next(params, x, state, position)
     places = jnp.arange(state["key"].shape[1])
+    slot = position % len(places)
     bias = _of_distances(params, places - slot)
     out = self._attend(q, state["key"], state["value"], (places <= slot)[None, None], bias, context)
     hidden = mixed @ params["hidden"].astype(x.dtype)
@@ -273,7 +282,7 @@ class Mega(Kind):
     return {"key": key, "value": value, "mask": mask}
 
   def look(self, params, x, memory, position, carry=None, context=Context()):
-    out, sees = self._look(params, x, memory, position[None], context)
+    out, sees = self._look(params, x, memory, position + jnp.arange(x.shape[1]), context)
     return jnp.where(sees, out, 0), memory, carry
 
   def _look(self, params, x, memory, positions, context):

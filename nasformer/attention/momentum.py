@@ -58,13 +58,12 @@ class Momentum(Linear):
 
   def recurrence(self, size):
     """S and P are the two states."""
-    powers, gathered = self._powers(size)
+    _, gathered = self._powers(size)
     lag = np.subtract.outer(np.arange(size), np.arange(size))
     return kernel.Recurrence(
         near=self.gamma * np.where(lag >= 0, gathered[np.abs(lag)], 0),
         read=np.stack([np.ones(size), self.mu * gathered]),
-        write=self.gamma * np.stack([gathered[::-1], powers[::-1]]),
-        keep=np.array([[1, self.mu * gathered[-1]], [0, self.mu**size]]))
+        write=self._write(size), keep=self._keep(size))
 
   def attend(self, params, q, k, v, context):
     if self.past_only(context) and (context.stream or not self.release_weights):
@@ -76,9 +75,12 @@ class Momentum(Linear):
     return state | {"momentum": jnp.zeros_like(state["sums"][..., :-1])}
 
   def push(self, params, state, k, v, position):
-    new = super().push(params, {"sums": 0.0}, k, v, position)["sums"]
-    momentum = self.mu * state["momentum"] + self.gamma * new[..., :-1]
-    return {"sums": state["sums"] + jnp.concatenate([momentum, new[..., -1:]], axis=-1), "momentum": momentum}
+    number, size = k.shape[1], v.shape[-1]
+    values = [v * row[:, None, None] for row in jnp.asarray(self._write(number), masks.accumulator(v))]
+    new = super().push(params, {"sums": 0.0}, k, jnp.concatenate(values, axis=-1), position)["sums"]
+    momentum, keep = state["momentum"], self._keep(number)[:, 1].tolist()
+    sums = state["sums"] + jnp.concatenate([keep[0] * momentum + new[..., :size], new[..., -1:]], axis=-1)
+    return {"sums": sums, "momentum": keep[1] * momentum + new[..., size:-1]}
 
   def remember(self, params, k, v, context):
     return super().remember(params, k, self._by_distance_from_the_end(v, context), context)
@@ -133,6 +135,12 @@ class Momentum(Linear):
     """μ^l and 1 + μ + ... + μ^l; never by a division by 1 - μ."""
     powers = self.mu ** np.arange(size)
     return powers, np.cumsum(powers)
+
+  def _write(self, size):
+    return self.gamma * np.stack(self._powers(size))[::-1, ::-1]
+
+  def _keep(self, size):
+    return np.array([[1, self.mu * self._powers(size)[1][-1]], [0, self.mu**size]])
 
   def _by_distance_from_the_end(self, v, context):
     """Values with the weights of their keys in the sequence (or in each of its copies) that they are in."""

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nasformer.attention.base import Context, Core, Count, Tensor
+from nasformer.attention.base import Context, Core, Count, Tensor, put
 from nasformer.attention.chunks import mapped, pieces
 from nasformer.attention.favor import directions, exponents
 from nasformer.attention.kernel import divide, first_count, with_first, with_one
@@ -121,11 +121,14 @@ class Nprf(Core):
             "far": shape(num_heads, self.features, value_dim + 1)}
 
   def push(self, params, state, k, v, position):
-    slot = position % state["k"].shape[1]
-    old_k, old_v = (jax.lax.dynamic_slice_in_dim(state[name], slot, 1, axis=1) for name in ("k", "v"))
-    put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(state[name], new.astype(state[name].dtype), slot, axis=1)
-    return {"k": put("k", self._phi(params, k)), "v": put("v", with_one(v)),
-            "far": state["far"] + jnp.einsum("btnr,btne->bnre", old_k, old_v)}
+    room, new = state["k"].shape[1], {"k": self._phi(params, k), "v": with_one(v)}
+
+    def gone(name):  # what was where new ones come, and of these what is beyond reach by now
+      old = jax.lax.dynamic_slice_in_dim(state[name], position % room, min(k.shape[1], room), axis=1)
+      return jnp.concatenate([old, new[name][:, :-room].astype(old.dtype)], axis=1)
+
+    return {name: put(state[name], new[name], position) for name in new} | {
+        "far": state["far"] + jnp.einsum("btnr,btne->bnre", gone("k"), gone("v"))}
 
   def remember(self, params, k, v, context):
     k = self._phi(params, k)
@@ -135,9 +138,10 @@ class Nprf(Core):
   def recall(self, params, state, q, position, copies):
     table, _ = self._table(params)
     keys, centre, q_phi = state["k"].shape[1], table.shape[1] // 2, self._phi(params, q)
-    lags = -((position - jnp.arange(keys)) % keys) if "far" in state else jnp.arange(keys) % (keys // copies) - position
+    places, positions = jnp.arange(keys), position + jnp.arange(q.shape[1])[:, None]
+    lags = -((positions - places) % keys) if "far" in state else places % (keys // copies) - positions
     weights = jnp.einsum("btnr,bsnr->bnts", q_phi, state["k"])
-    weights = weights * table[:, None, jnp.clip(lags, -centre, centre) + centre, 0]
+    weights = weights * table[:, jnp.clip(lags, -centre, centre) + centre, 0]
     sums = jnp.einsum("bnts,bsne->btne", weights, state["v"])
     if "far" in state:
       sums += jnp.einsum("btnr,bnre->btne", q_phi, state["far"]) * table[:, 0]

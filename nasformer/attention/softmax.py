@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nasformer.attention import online
-from nasformer.attention.base import Core, Count, Sizes
+from nasformer.attention.base import Core, Count, Sizes, put
 from nasformer.attention.places import Places
 from nasformer.ops import masks
 
@@ -60,15 +60,14 @@ class Softmax(Core):
 
   def push(self, params, state, k, v, position):
     new = {"k": k, "v": v, "mask": jnp.ones(k.shape[:2], bool)}
-    return {name: jax.lax.dynamic_update_slice_in_dim(state[name], new[name].astype(state[name].dtype), position, axis=1)
-            for name in state}
+    return {name: put(state[name], new[name], position) for name in state}
 
   def remember(self, params, k, v, context):
     return {"k": k, "v": v, "mask": jnp.ones(k.shape[:2], bool) if context.key_mask is None else context.key_mask}
 
   def recall(self, params, state, q, position, copies):
     keys = state["k"].shape[1]
-    logits = self._logits(None, params, q, state["k"], position[None], np.arange(keys) % (keys // copies))
+    logits = self._logits(None, params, q, state["k"], position + np.arange(q.shape[1]), np.arange(keys) % (keys // copies))
     weights = masks.softmax(logits, state["mask"][:, None, None, :])
     return jnp.einsum("bnts,bsne->btne", weights.astype(q.dtype), state["v"])
 

@@ -61,10 +61,20 @@ def below(name, use="self"):
   return (None, 3) if carries else ("passed on", 1)
 
 
-@functools.partial(quick, static_argnums=(0, 3))
-def stepwise(name, params, x, room):
-  """Self-attention of one token after another, with room for so many."""
-  first, layers = below(name)
+def prefilled(name, params, x, room):
+  """Self-attention of a beginning at once, with room for more; and the state of every layer."""
+  (mine, layers), states = below(name), []
+  for _ in range(layers):
+    out, state, mine = KINDS[name].prefill(params, x, room, mine)
+    x, states = x + out, [*states, state]
+  assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(states))
+  return out, states
+
+
+@functools.partial(quick, static_argnums=0)
+def continued(name, params, states, x, position):
+  """Self-attention of one token after another."""
+  first, _ = below(name)
 
   def turn(carry, token):
     position, states = carry
@@ -75,9 +85,15 @@ def stepwise(name, params, x, room):
     assert first is None or mine == first  # kinds that have nothing to pass on leave it alone
     return (position + 1, after), out[:, 0]
 
-  start = [KINDS[name].begin(params, len(x), room, x.dtype) for _ in range(layers)]
-  assert all(leaf.shape[0] == len(x) for leaf in jax.tree.leaves(start))
-  return jnp.swapaxes(jax.lax.scan(turn, (jnp.int32(0), start), jnp.swapaxes(x, 0, 1))[1], 0, 1)
+  return jnp.swapaxes(jax.lax.scan(turn, (position, states), jnp.swapaxes(x, 0, 1))[1], 0, 1)
+
+
+def stepwise(name, params, x, room, first=0):
+  """Self-attention of the first tokens at once and of one after another behind them, with room for so many."""
+  start = quick(prefilled, static_argnums=(0, 3)) if first else prefilled
+  out, states = start(name, *jax.tree.map(jnp.asarray, (params, x[:, :first])), room)
+  rest = continued(name, params, states, np.roll(x, -first, 1), jnp.int32(first))  # as many as ever: one program
+  return np.concatenate([out, rest[:, : x.shape[1] - first]], 1)
 
 
 @functools.partial(quick, static_argnums=0)
@@ -121,20 +137,23 @@ def at_once(name, params, x, source, mask, copies):
 # -- self-attention ----------------------------------------------------------------------------------------------------
 
 
-@over_causal
-def test_steps_are_the_causal_pass(name):
+@pytest.mark.parametrize("name, first", [
+    pytest.param(name, first, marks=pytest.mark.slow if first == 1 and name != "mega" else ())
+    for name in KINDS if KINDS[name].can.causal for first in (0, 1, LENGTH // 2)])
+def test_steps_are_the_causal_pass(name, first):
   params, x = weights(name, "self"), draw(50, 3, LENGTH, WIDTH)
   want = whole(name, params, x)
   assert want.dtype == jnp.float64
-  close(stepwise(name, params, x, LENGTH + 2), want)
+  close(stepwise(name, params, x, LENGTH + 2, first), want)
 
 
 @over_causal
 def test_steps_of_a_row_do_not_know_the_others(name):
+  """Nor do those that are made at once."""
   params, x = weights(name, "self"), draw(51, 3, LENGTH, WIDTH)
-  out = stepwise(name, params, x, LENGTH + 2)
+  out = stepwise(name, params, x, LENGTH + 2, LENGTH // 2)
   wild = np.where(np.arange(3)[:, None, None] == 1, x, 1e4)
-  np.testing.assert_array_equal(stepwise(name, params, wild, LENGTH + 2)[1], out[1])
+  np.testing.assert_array_equal(stepwise(name, params, wild, LENGTH + 2, LENGTH // 2)[1], out[1])
 
 
 @pytest.mark.slow
@@ -165,6 +184,30 @@ def test_looks_are_the_whole_pass(name, copies):
   want = at_once(name, params, x, source, mask, copies)
   assert want.dtype == jnp.float64
   close(looks(name, params, x, source, mask, copies), want)
+
+
+PARTS = ("linear", "nprf", "evolving")  # queries by their features, by their places, by those before
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in PARTS else pytest.mark.slow) for name in KINDS if KINDS[name].can.cross])
+def test_several_looks_at_once_are_the_whole_pass(name):
+  params, x, source = weights(name, "cross"), draw(52, 3, LENGTH, WIDTH), draw(53, 3, 2 * KEYS, SOURCE_WIDTH)
+  mask = np.tile(MASK, (1, 2))
+  close(quick(looks_in_parts, static_argnums=0)(name, params, x, source, mask), at_once(name, params, x, source, mask, 2))
+
+
+def looks_in_parts(name, params, x, source, mask):
+  """Cross-attention of the first four tokens at once, and of the others."""
+  (first, layers), outs = below(name, "cross"), []
+  memories = [KINDS[name].read(params, source, Context(key_mask=mask, stream=True, copies=2))] * layers
+  for position, part in ((0, x[:, :4]), (4, x[:, 4:])):
+    mine = first
+    for i, memory in enumerate(memories):
+      out, memories[i], mine = KINDS[name].look(params, part, memory, jnp.int32(position), mine, Context(stream=True, copies=2))
+      part = part + out
+    outs.append(out)
+  return jnp.concatenate(outs, 1)
 
 
 @over_cross
