@@ -3,6 +3,9 @@
 As in fairseq: of the 2K best continuations of a beam, those among the first K that end the sentence are kept as finished, and
 the first K of the others go on; a sentence is done when K are finished, and what is longest must end. So one beam is greedy
 search, and the result of a sentence depends on nothing but the sentence: neither on its batch mates nor on padding.
+
+A translation may be told what to begin with, token by token: there, every other token is forbidden. Its log-probability and
+its length count like those of what is found.
 """
 
 import dataclasses
@@ -57,9 +60,9 @@ class Decoding:
                     "none": 1.0}[self.penalty]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
-def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array, "B S"],
-              most: int) -> tuple[Int[Array, "B K L"], Float[Array, "B K"]]:
+@functools.partial(jax.jit, static_argnums=(0, 1, 4, 6))
+def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array, "B S"], most: int,
+              prefix: Int[Array, "B P"] | None = None, shared: int = 0) -> tuple[Int[Array, "B K L"], Float[Array, "B K"]]:
   """The K best translations found of every source, best first, and their normalised scores.
 
   Args:
@@ -68,13 +71,18 @@ def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array
     params: its weights.
     source: token ids, each sentence ended by EOS and filled up with PAD.
     most: L, a bound on the length of translations that no limit of these sources exceeds.
+    prefix: tokens that the translations of every source begin with, filled up with PAD: fewer than its limit, or none. None
+      where no source has any.
+    shared: the prefix of every source has at least so many tokens; these are read at once, the others one after another.
 
   Returns:
     Token ids up to EOS, PAD after it; and scores, -inf where there is no hypothesis.
   """
   batch, beam = len(source), decoding.beam
   limit = jnp.minimum(decoding.limit((source != PAD).sum(1)), most)
-  state = jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), sliced.start(params, source, most))
+  said, state = _begun(sliced, params, source, most, prefix, shared)
+  state = jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), state)
+  forced = None if prefix is None else jnp.pad(prefix, ((0, 0), (0, most - prefix.shape[1])), constant_values=PAD)
   rows = jnp.arange(batch)[:, None]
 
   def go_on(carry):
@@ -88,6 +96,9 @@ def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array
     vocab = log_p.shape[-1]
     must_end = (position + 1 >= limit)[:, None, None]
     allowed = jnp.where(jnp.arange(vocab) == EOS, True, ~must_end) & (jnp.arange(vocab) != PAD) & (jnp.arange(vocab) != BOS)
+    if forced is not None:
+      must_be = forced[:, position, None, None]
+      allowed = jnp.where(must_be == PAD, allowed, jnp.arange(vocab) == must_be)
     total = jnp.where(allowed, scores[..., None] + log_p, -jnp.inf)
     best, where = jax.lax.top_k(total.reshape(batch, -1), min(2 * beam, beam * vocab))
     parent, token = where // vocab, where % vocab
@@ -113,13 +124,26 @@ def translate(decoding: Decoding, sliced: Sliced, params: Any, source: Int[Array
     return position + 1, alive, last, scores, tokens, done, done_scores, num_done, state
 
   empty = jnp.full((batch, beam, most), PAD, jnp.int32)
-  scores = jnp.where(jnp.arange(beam) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
-  start = (jnp.int32(0), (source != PAD).any(1), jnp.full((batch, beam), BOS, jnp.int32), scores, empty, empty,
+  scores = jnp.where(jnp.arange(beam) == 0, said, -jnp.inf) * jnp.ones((batch, 1))
+  last, tokens = jnp.full((batch, beam), BOS, jnp.int32), empty
+  if shared:
+    last, tokens = jnp.tile(prefix[:, shared - 1, None], beam), tokens.at[:, :, :shared].set(prefix[:, None, :shared])
+  start = (jnp.int32(shared), (source != PAD).any(1), last, scores, tokens, empty,
            jnp.full((batch, beam), -jnp.inf), jnp.zeros(batch, jnp.int32), state)
   carry = jax.lax.while_loop(go_on, turn, start)
   done, done_scores = carry[5:7]
   order = jnp.argsort(-done_scores, axis=1)
   return done[rows, order], done_scores[rows, order]
+
+
+def _begun(sliced, params, source, most, prefix, shared):
+  """Log-probabilities of the prefix as far as it is read at once, [B, 1], and the state before its last token is."""
+  if not shared:
+    return 0.0, sliced.start(params, source, most)
+  given = jnp.concatenate([jnp.full_like(prefix[:, :1], BOS), prefix[:, : shared - 1]], axis=1)
+  logits, state = sliced.prefill(params, source, given, most)
+  log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), prefix[:, :shared, None], axis=-1)
+  return log_p.sum(1), state
 
 
 def generate(sliced: Sliced, params: Any, source: Int[Array, "B S"], length: int) -> Int[Array, "B L"]:

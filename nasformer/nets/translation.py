@@ -3,7 +3,8 @@ attend to several of the last encoder layers at once.
 
 Positions are sinusoids of the space's largest width, sines and cosines alternating, of which a narrower network takes the
 leading columns: so slicing, retraining and export mean the same network. Whatever a decoder layer does can be done token
-by token: `start` and `step` give the logits of `TranslationTransformer`, one position after another.
+by token: `start` and `step` give the logits of `TranslationTransformer`, one position after another, and `prefill` those of
+the first positions at once, from where `step` goes on.
 """
 
 import dataclasses
@@ -326,28 +327,47 @@ class Sliced:
       state[f"cross_{i}"] = net.kind(layer.cross_kind).read(params[f"decoder_{i}_cross"], tokens, context)
     return state
 
+  def prefill(self, params: Any, source: Int[Array, "B S"], tokens: Tokens,
+              max_length: int) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
+    """The decoder from what it is given first: logits of the token after each of these, and the state with them.
+
+    Args:
+      params: of the network.
+      source: as for `start`.
+      tokens: BOS and those after it, at least one; as many in every row, since all rows go on from one position.
+      max_length: as for `start`; these tokens count.
+    """
+    attend = lambda kind, p, x, state, *found: kind.prefill(p, x, max_length, *found)
+    return self._go_on(params, self.start(params, source, max_length), tokens, jnp.int32(0), attend)
+
   def step(self, params: Any, state: dict[str, Any], tokens: Int[Array, "B"],
            position: Int[Array, ""]) -> tuple[Float[Array, "B V"], dict[str, Any]]:
     """Logits of the token after this one, which is at `position`, and the state with it."""
+    attend = lambda kind, p, x, state, *found: kind.step(p, x, state, position, *found)
+    logits, state = self._go_on(params, state, tokens[:, None], position, attend)
+    return logits[:, 0], state
+
+  def _go_on(self, params, state, tokens, position, attend):
+    """The decoder on tokens from `position` on; `attend` is its self-attention, (kind, params, x, state, carry, context)."""
     net, spec = self.net, self.spec
-    x = net.embed(params["ends"], "target", tokens[:, None], spec.decoder_embed_dim, first=position)
+    x = net.embed(params["ends"], "target", tokens, spec.decoder_embed_dim, first=position)
     state, carry = dict(state), None
     for i, layer in enumerate(spec.decoder):
-      p, attend, name = params[f"decoder_{i}_attention"], net.kind(layer.kind), net.family(layer.kind)
+      p, name = params[f"decoder_{i}_attention"], net.family(layer.kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
-      out, state[f"attention_{i}"], mine = attend.step(p, inner, state[f"attention_{i}"], position,
-                                                       blocks.found(carry, name), Context(residual=x))
+      out, state[f"attention_{i}"], mine = attend(net.kind(layer.kind), p, inner, state[f"attention_{i}"],
+                                                  blocks.found(carry, name), Context(residual=x))
       carry = blocks.passed(carry, name, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
-      p, attend, name = params[f"decoder_{i}_cross"], net.kind(layer.cross_kind), CROSS + net.family(layer.cross_kind)
+      p, name = params[f"decoder_{i}_cross"], CROSS + net.family(layer.cross_kind)
       inner = blocks.norm(p, x, None) if net.pre_norm else x
-      out, state[f"cross_{i}"], mine = attend.look(p, inner, state[f"cross_{i}"], position,
-                                                   blocks.found(carry, name),
-                                                   Context(residual=x, stream=True, copies=layer.span))
+      context = Context(residual=x, stream=True, copies=layer.span)
+      out, state[f"cross_{i}"], mine = net.kind(layer.cross_kind).look(p, inner, state[f"cross_{i}"], position,
+                                                                       blocks.found(carry, name), context)
       carry = blocks.passed(carry, name, mine)
       x = blocks.add_branch(p, x, out, pre_norm=net.pre_norm)
       x = net.mlp(params[f"decoder_{i}_mlp"], x)
-    return net.logits(params["ends"], net.finish(params["ends"], "decoder", x))[:, 0], state
+    return net.logits(params["ends"], net.finish(params["ends"], "decoder", x)), state
 
 
 def spanned(memory: Sequence[Float[Array, "B S D"]], mask: Bool[Array, "B S"],

@@ -171,24 +171,30 @@ def test_only_earlier_tokens_are_seen(kind):
     assert np.abs(other - out)[1].max() > 1e-4
 
 
-def stepwise(net, spec, room):
-  """Compiled (params, source, target) -> logits of one position after another, with room for so many."""
+def stepwise(net, spec, room, first=0):
+  """Compiled (params, source, target) -> logits of the first positions at once and of the others one after another, with room
+  for so many."""
   sliced = Sliced(net, spec)
 
   def run(params, source, target):
     turn = lambda state, row: sliced.step(params, state, *row)[::-1]
     given = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], 1)
-    _, logits = jax.lax.scan(turn, sliced.start(params, source, room), (given.T, jnp.arange(target.shape[1])))
-    return jnp.swapaxes(logits, 0, 1)
+    if first:
+      begun, state = sliced.prefill(params, source, given[:, :first], room)
+    else:
+      begun, state = jnp.zeros((len(source), 0, net.target_vocab)), sliced.start(params, source, room)
+    _, logits = jax.lax.scan(turn, state, (given[:, first:].T, jnp.arange(first, target.shape[1])))
+    return jnp.concatenate([begun, jnp.swapaxes(logits, 0, 1)], 1)
 
   return quick(run)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in SOME else pytest.mark.slow) for kind in ABLE])
-def test_step_by_step_is_the_whole(kind):
+@pytest.mark.parametrize("kind, first", [
+    pytest.param(kind, first, marks=() if kind in SOME and first else pytest.mark.slow) for kind in ABLE for first in (0, 2)])
+def test_step_by_step_is_the_whole(kind, first):
   """Whatever the room for the translation, and whoever else is in the batch; of all kinds alone it is tested with them."""
   spec = brief(kind)
-  params, step = draw(SEPARATE, spec), stepwise(SEPARATE, spec, 7)
+  params, step = draw(SEPARATE, spec), stepwise(SEPARATE, spec, 7, first)
   want, real = run(SEPARATE, params, spec=spec), PAIR.target != PAD
   out = np.asarray(step(params, *PAIR))
   close(out[real], want[real])
