@@ -29,6 +29,8 @@ _STAGES = flags.DEFINE_list("stages", None, "Stages to run, in order: train, sea
                             "training them alone does?). Or translate, which needs --workdir only.")
 _INPUT = flags.DEFINE_string("input", None, "For --stages=translate: text to translate, one sentence per line, plain or .gz; "
                              "standard input if left out.")
+_PREFIXES = flags.DEFINE_string("prefixes", None, "For --stages=translate: what each translation is to begin with, line by "
+                                "line like the input, plain or .gz; an empty line forces nothing.")
 _ARM = flags.DEFINE_string("arm", None, "For --stages=translate: which search's winner translates, or baseline.")
 _N_BEST = flags.DEFINE_integer("n_best", 1, "For --stages=translate: translations of each sentence, with their scores.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data sets lie; NASFORMER_DATA if left out.")
@@ -115,7 +117,8 @@ def _translate() -> None:
   from nasformer import translating
 
   sys.stdout.reconfigure(encoding="utf-8")  # as the input is, whatever the terminal says
-  for line in translating.translate(pathlib.Path(_WORKDIR.value), _INPUT.value, _ARM.value, _N_BEST.value):
+  for line in translating.translate(pathlib.Path(_WORKDIR.value), _INPUT.value, _ARM.value, _N_BEST.value,
+                                    _PREFIXES.value):
     print(line)
 
 

@@ -164,11 +164,27 @@ class Translator:
     """The best translation of each sentence."""
     return [best[0][0] if best else "" for best in self.n_best(params, sentences)]
 
-  def n_best(self, params: Params, sentences: Sequence[str]) -> list[list[tuple[str, float]]]:
-    """Up to `beam` translations of each sentence with their scores, the best first; none of an empty line."""
+  def n_best(self, params: Params, sentences: Sequence[str],
+             prefixes: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
+    """Up to `beam` translations of each sentence with their scores, the best first; none of an empty line.
+
+    Args:
+      params: of the network.
+      sentences: to translate.
+      prefixes: what the translations of each begin with, letter by letter (so a last word may become a longer one); an empty
+        one forces nothing. As many tokens as all prefixes of a batch have, rounded down to a power of two, so that there are
+        few programs, are read at once.
+
+    Raises:
+      UserError: see `forced`.
+    """
+    forced = [[]] * len(sentences) if prefixes is None else self.forced(sentences, prefixes)
     found: list[list[tuple[str, float]]] = [[] for _ in sentences]
-    for indices, source, most in self._batches(sentences):
-      tokens, scores = jax.device_get(decoding_lib.translate(self.decoding, self.sliced, params, source, most))
+    for indices, source, most in self._batches(sentences, list(map(len, forced))):
+      told = [forced[index] for index in indices]
+      shared = 1 << min(map(len, told)).bit_length() >> 1
+      prefix = (_filled(told, len(source), most), shared) if any(told) else ()
+      tokens, scores = jax.device_get(decoding_lib.translate(self.decoding, self.sliced, params, source, most, *prefix))
       for index, rows, values in zip(indices, tokens, scores):  # rows that only fill up have no index
         real = np.isfinite(values)
         found[index] = list(zip(self.vocabularies.target.decode(rows[real]), map(float, values[real])))
@@ -178,17 +194,44 @@ class Translator:
     """How many sentences are cut."""
     return sum(len(row) >= self.lengths[-1] for row in self.vocabularies.source.encode(sentences))
 
-  def _batches(self, sentences: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Positions of sentences, their padded tokens, and a bound on the length of their translations."""
+  def forced(self, sentences: Sequence[str], prefixes: Sequence[str], name: str = "prefixes") -> list[list[int]]:
+    """Tokens that the translations of each sentence begin with; none where there is nothing to translate.
+
+    Raises:
+      UserError: one leaves no room for a translation, or there are not as many as sentences; `name` is what they are called.
+    """
+    if len(prefixes) != len(sentences):
+      raise UserError(f"{name} has {len(prefixes)} lines and the input {len(sentences)}: give one line for each, an empty"
+                      " one where nothing is forced")
+    texts = [prefix.strip() if sentence.strip() else "" for prefix, sentence in zip(prefixes, sentences)]
+    forced, lengths = self.vocabularies.target.encode(texts), map(len, self.vocabularies.source.encode(sentences))
+    limits = np.asarray(self.decoding.limit(jnp.minimum(jnp.array([*lengths], int) + 1, self.lengths[-1])))
+    for number, (tokens, most) in enumerate(zip(forced, limits), 1):
+      if len(tokens) >= most:
+        raise UserError(f"{name}, line {number}: it has {len(tokens)} tokens, and a translation of this sentence at most {most}"
+                        f" with its end: shorten it to at most {most - 1} tokens")
+    return forced
+
+  def _batches(self, sentences: Sequence[str], ahead: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Positions of sentences, their padded tokens, and a bound on the length of their translations.
+
+    Those of one padded length are in the order of `ahead`, the lengths of their prefixes.
+    """
     flat = self.vocabularies.source.encode(sentences)
     encoded = [[*row[: self.lengths[-1] - 1], EOS] for row in flat]
     place = np.searchsorted(self.lengths, [len(row) for row in encoded])
     place[[not sentence.strip() for sentence in sentences]] = len(self.lengths)  # nothing to translate
     for bucket, length in enumerate(self.lengths):
       members, rows = np.flatnonzero(place == bucket), max(1, self.decoding.batch_size // length)
+      members = members[np.argsort(np.array(ahead, int)[members], kind="stable")]
       for first in range(0, len(members), rows):
         indices = members[first : first + rows]
-        source = np.full((rows, length), PAD, np.int32)
-        for row, index in zip(source, indices):
-          row[: len(encoded[index])] = encoded[index]
-        yield indices, source, int(self.decoding.limit(length))
+        yield indices, _filled([encoded[index] for index in indices], rows, length), int(self.decoding.limit(length))
+
+
+def _filled(tokens: Sequence[Sequence[int]], rows: int, length: int) -> np.ndarray:
+  """So many rows of tokens, filled up with PAD."""
+  filled = np.full((rows, length), PAD, np.int32)
+  for row, mine in zip(filled, tokens):
+    row[: len(mine)] = mine
+  return filled

@@ -22,7 +22,7 @@ VOCAB, LONGEST = 6, 4  # tokens of which 3, 4 and 5 go on; of a translation, in 
 SHORT = {"length_factor": 0.0, "length_offset": LONGEST}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
 quick = functools.partial(jax.jit, compiler_options=QUICK)
-translate = quick(decoding.translate.__wrapped__, static_argnums=(0, 1, 4))
+translate = quick(decoding.translate.__wrapped__, static_argnums=(0, 1, 4, 6))
 NET = TranslationNet(Translation(embeddings="separate"), VOCAB, VOCAB, KINDS, (6, 8))
 SLICED = Sliced(NET, SPEC)
 apply = quick(TranslationTransformer(NET, SPEC).apply)
@@ -72,11 +72,11 @@ def exhaustive(table, config):
   return sorted(whole_ones.items(), key=lambda item: -item[1])
 
 
-def beam_search(table, config):
+def beam_search(table, config, prefix=()):
   """As described: of the 2K best continuations, ends among the first K are finished, the first K others go on."""
   alive, done = [((), 0.0)], []
   for length in range(1, LONGEST + 1):
-    tokens = (EOS,) if length == LONGEST else (EOS, 3, 4, 5)
+    tokens = prefix[length - 1 : length] or ((EOS,) if length == LONGEST else (EOS, 3, 4, 5))
     ways = sorted((((*row, token), score + table[row][token]) for row, score in alive for token in tokens),
                   key=lambda way: -way[1])[: 2 * config.beam]
     divisor = by_hand(config.penalty, config.alpha, length)
@@ -146,6 +146,19 @@ def test_one_beam_is_greedy_search(params):
     said = sum(rows[i, place, token] for place, token in enumerate(want))
     assert score == pytest.approx(said / ((5 + len(want)) / 6) ** 0.6, rel=1e-4)
   assert 0 < met < 4
+
+
+@pytest.mark.parametrize("shared, prefixes", [(0, [(3, 5), (), (4,), (5, 3, 3)]), (1, [(3,), (4, 5), (5, 3, 3), (5, 4)])])
+def test_a_prefix_is_what_translations_begin_with(params, log_p, shared, prefixes):
+  """The search is forced, and scores count what it is forced to, whether or not the first tokens are read at once."""
+  config, padded = Decoding(2, "fairseq", 0.8, **SHORT), np.full((4, 3), PAD, np.int32)
+  for row, prefix in zip(padded, prefixes):
+    row[: len(prefix)] = prefix
+  results = jax.device_get(translate(config, SLICED, params, SOURCE, LONGEST, padded, shared))
+  for table, prefix, *row in zip(log_p, prefixes, *results):
+    got = found(*row)
+    check(got, beam_search(table, config, prefix))
+    assert got and all(tokens[: len(prefix)] == prefix for tokens, _ in got)
 
 
 COMPANY = Decoding(3, length_factor=1.0, length_offset=3)
