@@ -1,9 +1,11 @@
 """The translation pipeline from config to sentences: what it leaves, resume, early stop, which weights count, bad input."""
 
 import dataclasses
+import gzip
 import io
 import json
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -165,6 +167,11 @@ def test_translate_from_a_file_and_from_standard_input(command, finished_text, t
   scores = [float(score) for score in scores]
   assert status == 0 and numbers == ("1", "1", "3", "3") and scores[0] >= scores[1] and scores[2] >= scores[3]
   assert texts[0] == found.splitlines()[0]
+  (tmp_path / "prefixes.gz").write_bytes(gzip.compress(b"\n\nneun Dollar\n"))
+  monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+  status, begun, errors = command(*flags, f"--prefixes={tmp_path / 'prefixes.gz'}")
+  assert status == 0 and not errors and begun.splitlines()[:2] == found.splitlines()[:2]
+  assert begun.splitlines()[2].startswith("neun Dollar")
 
 
 @pytest.mark.parametrize("content, flags, message", [
@@ -174,6 +181,23 @@ def test_input_that_cannot_be_translated(command, finished_text, tmp_path, conte
   (tmp_path / "in.txt").write_bytes(content)
   status, found, errors = command("--stages=translate", f"--workdir={finished_text}", f"--input={tmp_path / 'in.txt'}", *flags)
   assert status == 1 and not found and errors.startswith("error: ") and message in errors and errors.count("\n") == 1
+
+
+def test_prefixes_that_cannot_be_used(command, finished_text, tmp_path):
+  """With the input from a file; all that is read of the run is its network."""
+  (tmp_path / "in.txt").write_text("one\ntwo\n")
+  path = tmp_path / "prefixes.txt"
+  for content, message in (
+      (None, ": there is no such file, give a text with one line for each line of the input"),
+      (b"eins\n", " has 1 lines and the input 2: give one line for each, an empty one where nothing is forced"),
+      (b"eins\nz\xff\n", ", line 2: the text is not UTF-8"),
+      (b"\n" + b"zwei " * 30, r", line 2: it has \d+ tokens, and a translation of this sentence at most \d+ .*: shorten it")):
+    if content:
+      path.write_bytes(content)
+    status, found, errors = command("--stages=translate", f"--workdir={finished_text}", f"--input={tmp_path / 'in.txt'}",
+                                    f"--prefixes={path}")
+    assert status == 1 and not found and errors.count("\n") == 1
+    assert re.match(f"error: --prefixes={re.escape(str(path))}{message}", errors), errors
 
 
 def test_a_run_of_another_task_does_not_translate(command, finished):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nasformer.attention import TABLE
+from nasformer.attention import TABLE, chunks
 from nasformer.attention.base import Context, Sizes
 from nasformer.attention.cosformer import CosFormer
 from nasformer.attention.evolving import Evolving
@@ -145,6 +145,29 @@ def test_steps_are_the_causal_pass(name, first):
   want = whole(name, params, x)
   assert want.dtype == jnp.float64
   close(stepwise(name, params, x, LENGTH + 2, first), want)
+
+
+@pytest.mark.parametrize("name, together", [
+    pytest.param(name, together, marks=() if name == "mega" and together else pytest.mark.slow)
+    for name in KINDS if KINDS[name].can.causal for together in (False, True)])
+def test_long_beginnings(name, together, monkeypatch):
+  """Of several pieces, whether they are worked on in turn or together, and longer than what a state may hold one by one."""
+  monkeypatch.setattr(chunks, "at_once", lambda: together)
+  x = draw(61, 2, 200, WIDTH) / 4
+  kind = dataclasses.replace(KINDS[name], max_length=203) if hasattr(KINDS[name], "max_length") else KINDS[name]
+  params = {role: 0.3 * draw(i, *tensor.shape) for i, (role, tensor) in enumerate(kind.params(SIZES["self"]).items())}
+
+  @quick
+  def both(params, x):
+    want, _ = kind(params, x, x, Context(causal=True, stream=True))
+    out, state, _ = kind.prefill(params, x[:, :197], 203)
+    outs = [out]
+    for position in range(197, 200):
+      out, state, _ = kind.step(params, x[:, position, None], state, jnp.int32(position))
+      outs.append(out)
+    return jnp.concatenate(outs, 1), want
+
+  close(*both(params, x), 1e-9)
 
 
 @over_causal
