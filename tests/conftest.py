@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import io
 import math
 import os
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items):
     for name in needs.keys() & item.fixturenames:
       needs[name].add(item.path)
   items.sort(key=lambda item: [item.path not in files for files in needs.values()])
+
+
+def pytest_collection_finish():
+  """What stays to the end, as modules and the tests themselves, is not gone through again and again for what can be freed."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

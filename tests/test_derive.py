@@ -17,7 +17,7 @@ SPACE = Tiny(embed_dim=(6, 8), depth=(1, 2), num_heads=(1, 2), head_dim=4, ffn_d
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1)).astype(np.uint8)
-GENES = np.asarray(SPACE.sample(jax.random.key(2), 2))
+GENES = np.asarray(jax.jit(SPACE.sample, static_argnums=1)(jax.random.key(2), 2))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ and, where it can be used by a decoder, five more that give the same, one token 
   `read(params, source, context)`                 what cross-attention keeps of a source
   `look(params, x, memory, position, carry, context)` cross-attention of the next tokens
 
-of which `prefill(params, x, max_length, carry, context)` is made: self-attention of a beginning at once, and the state after.
+of which `prefill(params, x, max_length, carry, context)` is made: self-attention of a beginning at once, and the state.
 
 That is the level at which all kinds are alike, whether they own unusual projections (Luna, Mega), pass something up
 through the layers (`carry`: Luna's memory, evolving attention's maps) or are a mere function of q, k and v. For the last,

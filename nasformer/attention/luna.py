@@ -175,9 +175,20 @@ class Luna(Kind):
 
   def _written(self, params, source, slots):
     """Keys; values, or None where these are the same; and with what weights every token writes to the slots."""
-    packed, slots = project(source, params["pack"], params["pack_bias"]), slots / math.sqrt(slots.shape[-1])
-    logits = jnp.einsum("bsnh,blnh->bsnl", packed, slots, preferred_element_type=masks.accumulator(source))
+    dtype, slots = masks.accumulator(source), slots / math.sqrt(slots.shape[-1])
+    merging, packing = self._ways(*source.shape[1:], slots.shape[-1])
+    if merging < packing:
+      merged = jnp.einsum("dnh,blnh->bdnl", params["pack"].astype(dtype), slots).astype(source.dtype)
+      shift = jnp.einsum("nh,blnh->bnl", params["pack_bias"].astype(dtype), slots)
+      logits = jnp.einsum("bsd,bdnl->bsnl", source, merged, preferred_element_type=dtype) + shift[:, None]
+    else:
+      packed = project(source, params["pack"], params["pack_bias"])
+      logits = jnp.einsum("bsnh,blnh->bsnl", packed, slots, preferred_element_type=dtype)
     return *self._both(params, "unpack", source), jnp.logaddexp2(logits, 0.0)
+
+  def _ways(self, keys, width, head_dim):
+    """Multiply-adds of a head to compare tokens with slots: these go through the tokens' projection first, or tokens do."""
+    return (self.memory_length * (width * (head_dim + keys) + head_dim), keys * head_dim * (width + self.memory_length))
 
   # -- one token after another --------------------------------------------------------------------------------------
 
@@ -214,14 +225,15 @@ class Luna(Kind):
     inner, scaled = heads * head, heads * head * (queries + slots)
     weights = sum(math.prod(tensor.shape) for tensor in self.params(sizes).values())
     maps = 1 if self.tied else 2  # of what is attended to
-    products = inner * (2 * queries * embed + keys * sizes.key_dim + slots * embed)
+    products = inner * (2 * queries * embed + slots * embed)
     if not causal:
       normed = slots * embed * (sizes.source_dim is None)
-      products += inner * ((maps - 1) * keys * sizes.key_dim + (maps + 1) * slots * embed + 2 * slots * (queries + keys))
+      products += inner * (maps * keys * sizes.key_dim + (maps + 1) * slots * embed + 2 * slots * (queries + keys))
       return Count(weights, products, scaled + normed)
     number, size = chunks.pieces(max(queries, keys), CHUNK)
     per_position = 2 * size * (head + slots) + (4 * head * slots if number > 1 else 0)
-    return Count(weights, products + inner * keys * (maps * embed + slots) + heads * number * size * per_position, scaled)
+    products += inner * maps * keys * embed + heads * min(self._ways(keys, embed, head))
+    return Count(weights, products + heads * number * size * per_position, scaled)
 
 
 def _slots(key, shape):

@@ -208,8 +208,8 @@ class Translator:
     limits = np.asarray(self.decoding.limit(jnp.minimum(jnp.array([*lengths], int) + 1, self.lengths[-1])))
     for number, (tokens, most) in enumerate(zip(forced, limits), 1):
       if len(tokens) >= most:
-        raise UserError(f"{name}, line {number}: it has {len(tokens)} tokens, and a translation of this sentence at most {most}"
-                        f" with its end: shorten it to at most {most - 1} tokens")
+        raise UserError(f"{name}, line {number}: it has {len(tokens)} tokens, and a translation of this sentence at most"
+                        f" {most} with its end: shorten it to at most {most - 1} tokens")
     return forced
 
   def _batches(self, sentences: Sequence[str], ahead: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

@@ -288,7 +288,10 @@ def test_a_memory_needs_a_slot():
 
 @pytest.mark.parametrize("length, products", [(128, 10_485_760), (1024, 83_886_080)])
 def test_reference_counts_of_the_causal_form(length, products):
-  """5 n l C in all sums over l = 32 slots, and the squares inside chunks of 64: H n c 2 (d + l)."""
+  """5 n l C in all sums over l = 32 slots, and the squares inside chunks of 64: H n c 2 (d + l). But slots go through the map
+  that tokens would meet them by, l C (n H + C) + l C, which is less than n C (C + l)."""
   maps = 512**2 * (4 * length + 32)
   inside = 8 * length * 64 * 2 * (64 + 32)
-  assert Luna(32).count(Sizes(512, 8, 64, causal=True), length, length, True).products == products + maps + inside
+  less = length * 512 * (512 + 32) - 32 * 512 * (length * 8 + 512 + 1)
+  assert Luna(32).count(Sizes(512, 8, 64, causal=True), length, length, True).products == products + maps + inside - less
+  assert less > 0

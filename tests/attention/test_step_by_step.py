@@ -223,11 +223,12 @@ def test_several_looks_at_once_are_the_whole_pass(name):
 def looks_in_parts(name, params, x, source, mask):
   """Cross-attention of the first four tokens at once, and of the others."""
   (first, layers), outs = below(name, "cross"), []
-  memories = [KINDS[name].read(params, source, Context(key_mask=mask, stream=True, copies=2))] * layers
+  context = Context(stream=True, copies=2)
+  memories = [KINDS[name].read(params, source, context.replace(key_mask=mask))] * layers
   for position, part in ((0, x[:, :4]), (4, x[:, 4:])):
     mine = first
     for i, memory in enumerate(memories):
-      out, memories[i], mine = KINDS[name].look(params, part, memory, jnp.int32(position), mine, Context(stream=True, copies=2))
+      out, memories[i], mine = KINDS[name].look(params, part, memory, jnp.int32(position), mine, context)
       part = part + out
     outs.append(out)
   return jnp.concatenate(outs, 1)

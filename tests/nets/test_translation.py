@@ -172,8 +172,8 @@ def test_only_earlier_tokens_are_seen(kind):
 
 
 def stepwise(net, spec, room, first=0):
-  """Compiled (params, source, target) -> logits of the first positions at once and of the others one after another, with room
-  for so many."""
+  """Compiled (params, source, target) -> logits of the first positions at once and of others one by one, with room for so
+  many."""
   sliced = Sliced(net, spec)
 
   def run(params, source, target):
@@ -190,7 +190,8 @@ def stepwise(net, spec, room, first=0):
 
 
 @pytest.mark.parametrize("kind, first", [
-    pytest.param(kind, first, marks=() if kind in SOME and first else pytest.mark.slow) for kind in ABLE for first in (0, 2)])
+    pytest.param(kind, first, marks=() if kind in SOME and first else pytest.mark.slow)
+    for kind in ABLE for first in (0, 2)])
 def test_step_by_step_is_the_whole(kind, first):
   """Whatever the room for the translation, and whoever else is in the batch; of all kinds alone it is tested with them."""
   spec = brief(kind)
