@@ -31,6 +31,7 @@ KINDS = {name: lookup(TABLE, name)() for name in TABLE} | {
 WIDTH, SOURCE_WIDTH, LENGTH, KEYS = 12, 7, 9, 5
 SIZES = {"self": Sizes(WIDTH, 3, 4), "cross": Sizes(WIDTH, 3, 4, SOURCE_WIDTH)}
 MASK = np.arange(KEYS) < np.array([5, 2, 4])[:, None]  # real source tokens of the three examples
+BOTH = np.tile(MASK, (1, 2))  # those of two copies
 over_causal = pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].can.causal])
 over_cross = pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].can.cross])
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # the time goes into compiling
@@ -195,11 +196,8 @@ def test_a_state_does_not_grow_with_the_room(name):
 # -- cross-attention ---------------------------------------------------------------------------------------------------
 
 
-VARIANTS = [name for name in KINDS if name not in TABLE]
-
-
 @pytest.mark.parametrize("name, copies", [
-    pytest.param(name, copies, marks=pytest.mark.slow if name in VARIANTS and copies == 1 else ())
+    pytest.param(name, copies, marks=pytest.mark.slow if copies == 1 else ())
     for name in KINDS if KINDS[name].can.cross for copies in (1, 2)])
 def test_looks_are_the_whole_pass(name, copies):
   params, x, source = weights(name, "cross"), draw(52, 3, LENGTH, WIDTH), draw(53, 3, copies * KEYS, SOURCE_WIDTH)
@@ -216,8 +214,7 @@ PARTS = ("linear", "nprf", "evolving")  # queries by their features, by their pl
     pytest.param(name, marks=() if name in PARTS else pytest.mark.slow) for name in KINDS if KINDS[name].can.cross])
 def test_several_looks_at_once_are_the_whole_pass(name):
   params, x, source = weights(name, "cross"), draw(52, 3, LENGTH, WIDTH), draw(53, 3, 2 * KEYS, SOURCE_WIDTH)
-  mask = np.tile(MASK, (1, 2))
-  close(quick(looks_in_parts, static_argnums=0)(name, params, x, source, mask), at_once(name, params, x, source, mask, 2))
+  close(quick(looks_in_parts, static_argnums=0)(name, params, x, source, BOTH), at_once(name, params, x, source, BOTH, 2))
 
 
 def looks_in_parts(name, params, x, source, mask):
@@ -236,9 +233,9 @@ def looks_in_parts(name, params, x, source, mask):
 
 @over_cross
 def test_looks_do_not_know_padding(name):
-  params, x, source = weights(name, "cross"), draw(54, 3, LENGTH, WIDTH), draw(55, 3, KEYS, SOURCE_WIDTH)
-  out = looks(name, params, x, source, MASK, 1)
-  np.testing.assert_array_equal(looks(name, params, x, np.where(MASK[..., None], source, 1e4), MASK, 1), out)
+  params, x, source = weights(name, "cross"), draw(54, 3, LENGTH, WIDTH), draw(55, 3, 2 * KEYS, SOURCE_WIDTH)
+  out = looks(name, params, x, source, BOTH, 2)
+  np.testing.assert_array_equal(looks(name, params, x, np.where(BOTH[..., None], source, 1e4), BOTH, 2), out)
 
 
 @pytest.mark.slow
@@ -289,5 +286,5 @@ def test_half_precision_comes_out_of_steps(name):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if KINDS[name].can.cross])
 def test_half_precision_comes_out_of_looks(name):
-  params, x, source = small_weights(name, "cross"), draw(59, 3, LENGTH, WIDTH), draw(60, 3, KEYS, SOURCE_WIDTH)
-  close_in_half_precision(looks(name, params, half(x), half(source), MASK, 1), looks(name, params, x, source, MASK, 1))
+  params, x, source = small_weights(name, "cross"), draw(59, 3, LENGTH, WIDTH), draw(60, 3, 2 * KEYS, SOURCE_WIDTH)
+  close_in_half_precision(looks(name, params, half(x), half(source), BOTH, 2), looks(name, params, x, source, BOTH, 2))
