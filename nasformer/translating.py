@@ -31,13 +31,11 @@ def translate(workdir: pathlib.Path, source: str | None, arm: str | None = None,
     raise UserError(f"--n_best={n_best}: it must lie between 1 and {beam}, the beam of this run")
   sentences = files.text_lines(_standard_input(), "standard input") if source in (None, "-") else files.lines(
       pathlib.Path(source))
-  begun = None if prefixes is None else _prefixes(prefixes)
-  if begun is not None:
-    translator.forced(sentences, begun, f"--prefixes={prefixes}")
+  forced = None if prefixes is None else translator.forced(sentences, _prefixes(prefixes), f"--prefixes={prefixes}")
   cut = translator.too_long(sentences)
   if cut:
     print(f"{cut} of {len(sentences)} lines have more than {translator.lengths[-1] - 1} tokens and were cut", file=sys.stderr)
-  for number, found in enumerate(translator.n_best(params, sentences, begun), 1):
+  for number, found in enumerate(translator.n_best(params, sentences, forced), 1):
     if n_best == 1:
       yield files.one_line(found[0][0]) if found else ""
     else:

@@ -165,20 +165,16 @@ class Translator:
     return [best[0][0] if best else "" for best in self.n_best(params, sentences)]
 
   def n_best(self, params: Params, sentences: Sequence[str],
-             prefixes: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
+             forced: Sequence[Sequence[int]] | None = None) -> list[list[tuple[str, float]]]:
     """Up to `beam` translations of each sentence with their scores, the best first; none of an empty line.
 
     Args:
       params: of the network.
       sentences: to translate.
-      prefixes: what the translations of each begin with, letter by letter (so a last word may become a longer one); an empty
-        one forces nothing. As many tokens as all prefixes of a batch have, rounded down to a power of two, so that there are
-        few programs, are read at once.
-
-    Raises:
-      UserError: see `forced`.
+      forced: tokens that the translations of each begin with, as `forced` gives them; None where nothing is. As many as all
+        sentences of a batch have, rounded down to a power of two, so that there are few programs, are read at once.
     """
-    forced = [[]] * len(sentences) if prefixes is None else self.forced(sentences, prefixes)
+    forced = [[]] * len(sentences) if forced is None else forced
     found: list[list[tuple[str, float]]] = [[] for _ in sentences]
     for indices, source, most in self._batches(sentences, list(map(len, forced))):
       told = [forced[index] for index in indices]
@@ -197,8 +193,14 @@ class Translator:
   def forced(self, sentences: Sequence[str], prefixes: Sequence[str], name: str = "prefixes") -> list[list[int]]:
     """Tokens that the translations of each sentence begin with; none where there is nothing to translate.
 
+    Args:
+      sentences: to translate.
+      prefixes: what their translations begin with, letter by letter (so a last word may become a longer one); an empty one
+        forces nothing.
+      name: what prefixes are called in errors.
+
     Raises:
-      UserError: one leaves no room for a translation, or there are not as many as sentences; `name` is what they are called.
+      UserError: one leaves no room for a translation, or there are not as many as sentences.
     """
     if len(prefixes) != len(sentences):
       raise UserError(f"{name} has {len(prefixes)} lines and the input {len(sentences)}: give one line for each, an empty"

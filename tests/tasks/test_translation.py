@@ -194,18 +194,19 @@ def test_prefixes_are_what_translations_begin_with(splits, translator, params):
   long = max(splits.get("test", "evaluate").sources, key=len)
   prefixes = ["drei vier", "", " \u00e9 ", "hundert"]
   assert [len(row) for row in translator.vocabularies.target.encode(["drei vier", "", "\u00e9", "hundert"])] == [4, 0, 3, 2]
-  *found, nothing = translator.n_best(params, [*[long] * 4, " "], [*prefixes, "neun"])
+  sentences = [*[long] * 4, " "]
+  *found, nothing = translator.n_best(params, sentences, translator.forced(sentences, [*prefixes, "neun"]))
   assert [text for text, _ in found[1]] == [text for text, _ in translator.n_best(params, [long])[0]] and not nothing
   for begun, prefix in zip(found, prefixes):
     assert begun and all(text.startswith(prefix.strip()) for text, _ in begun)
   assert len({text for begun in found for text, _ in begun}) == sum(map(len, found))
 
 
-def test_prefixes_that_do_not_fit_are_refused(translator, params):
+def test_prefixes_that_do_not_fit_are_refused(translator):
   with pytest.raises(UserError, match="prefixes has 1 lines and the input 2: give one line for each"):
-    translator.n_best(params, ["one", "two"], ["eins"])
+    translator.forced(["one", "two"], ["eins"])
   with pytest.raises(UserError, match="prefixes, line 2: it has .* tokens, and a translation .* to at most 2 tokens"):
-    translator.n_best(params, ["one", "two"], ["", "zwei " * 9])
+    translator.forced(["one", "two"], ["", "zwei " * 9])
 
 
 def test_judgement(splits, network, params, translator):
